@@ -1,0 +1,1 @@
+"""The AllSource core: the event store's engine and its HTTP service."""

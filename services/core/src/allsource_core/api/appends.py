@@ -1,0 +1,168 @@
+"""Appending over HTTP: one event, or a batch as JSON or NDJSON."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from typing import Final
+
+import msgspec
+from aiohttp.web import StreamResponse
+
+from allsource_core.api.call import Call, json_response
+from allsource_core.api.event_views import appended_view
+from allsource_core.api.metrics import CoreMetrics
+from allsource_core.api.problem_details import invalid_event
+from allsource_core.api.requests import Bodies, body_error, decode_body, media_type, note_unknown_fields, parse_query
+from allsource_core.engine import Appended, EventStore, InvalidEventError
+from allsource_core.engine.appends import Expected
+from allsource_core.engine.limits import NESTING_MAX
+from allsource_core.engine.payloads import nesting_depth
+from allsource_shared.problems import ApiError
+from allsource_shared.routes import NDJSON
+from allsource_shared.wire.events import (
+    BATCH_EVENTS_MAX,
+    AppendedBatch,
+    AppendOptions,
+    EventBatch,
+    NewEvent,
+)
+
+__all__ = ["AppendRoutes", "deep_event_index"]
+
+
+class _LenientEvent(NewEvent, forbid_unknown_fields=False):
+    """The same event as clients of AllSource v1.0 may send it, with fields that we don't know."""
+
+
+_event_decoder: Final = msgspec.json.Decoder(_LenientEvent)
+_batch_decoder: Final = msgspec.json.Decoder(EventBatch)
+_line_decoder: Final = msgspec.json.Decoder(NewEvent)
+
+_TOO_DEEP: Final = f"must nest at most {NESTING_MAX} levels deep"
+_EVENTS_DEPTH: Final = 2
+"""A comma at this depth, inside the object and the array of its events, is between two events."""
+_BATCH_NESTING: Final = 3
+"""Levels around a payload: the object, the array, the event."""
+_STRUCTURE: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
+
+
+class AppendRoutes:
+    """Handlers of ``POST events`` and ``POST events/batch``."""
+
+    def __init__(self, store: EventStore, bodies: Bodies, metrics: CoreMetrics) -> None:
+        self._store = store
+        self._bodies = bodies
+        self._metrics = metrics
+
+    async def append_event(self, call: Call) -> StreamResponse:
+        """``POST events``."""
+        options = parse_query(call, AppendOptions)
+        media_type(call)
+        body = await self._bodies.read(call.request)
+        try:
+            event = decode_body(_event_decoder, body)
+        except RecursionError:
+            raise invalid_event("payload", _TOO_DEEP) from None
+        note_unknown_fields(call, body, NewEvent)
+        try:
+            appended = await self._append(call, [event], {}, options)
+        except InvalidEventError as error:
+            raise invalid_event(error.field, error.message) from None
+        view = appended_view(appended.events[0])
+        view.duplicate, view.dry_run = appended.duplicate, appended.dry_run
+        return json_response(view, _status(appended))
+
+    async def append_batch(self, call: Call) -> StreamResponse:
+        """``POST events/batch``."""
+        options = parse_query(call, AppendOptions)
+        media = media_type(call)
+        body = await self._bodies.read(call.request)
+        try:
+            batch = EventBatch(_decode_lines(body)) if media == NDJSON else decode_body(_batch_decoder, body)
+        except RecursionError:
+            # Finding the event means to walk the whole body; elsewhere, so that others are served meanwhile.
+            index = await asyncio.to_thread(deep_event_index, body, lines=media == NDJSON)
+            raise invalid_event(f"events[{index}]", _TOO_DEEP) from None
+        appended = await self._append(call, batch.events, batch.expected_versions, options)
+        events = appended.events
+        answer = AppendedBatch(
+            count=len(events),
+            first_position=min(events[0].position, events[-1].position),
+            last_position=max(events[0].position, events[-1].position),
+            duplicate=appended.duplicate,
+            dry_run=appended.dry_run,
+        )
+        minimal = "return=minimal" in call.request.headers.get("Prefer", "").lower()
+        if not minimal:
+            answer.events = [appended_view(event) for event in events]
+        response = json_response(answer, _status(appended))
+        if minimal:
+            response.headers["Preference-Applied"] = "return=minimal"
+        return response
+
+    async def _append(
+        self, call: Call, events: list[NewEvent], expected_versions: dict[str, Expected], options: AppendOptions
+    ) -> Appended:
+        started = time.perf_counter()
+        appended = await self._store.append_async(
+            call.principal.tenant_id, events, expected_versions=expected_versions, dry_run=options.dry_run
+        )
+        if not (appended.duplicate or appended.dry_run):
+            self._metrics.events_ingested.inc(len(events))
+            self._metrics.ingestion_seconds.observe(time.perf_counter() - started)
+        return appended
+
+
+def _status(appended: Appended) -> int:
+    return 200 if appended.duplicate or appended.dry_run else 201
+
+
+def _decode_lines(body: bytes) -> list[NewEvent]:
+    """The events of an NDJSON body; empty lines are passed over.
+
+    Raises:
+        ApiError: as `decode_body`, naming the event.
+        RecursionError: an event is nested too deeply.
+    """
+    try:
+        events = _line_decoder.decode_lines(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        # Slower, line by line, to know which one it was.
+        lines = [line for line in body.split(b"\n") if line.strip()]
+        for index, line in enumerate(lines):
+            try:
+                _line_decoder.decode(line)
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
+                raise body_error(error, f"events[{index}]") from None
+        raise
+    if len(events) > BATCH_EVENTS_MAX:
+        raise ApiError("invalid_event", f"events: must be at most {BATCH_EVENTS_MAX} events, are {len(events)}")
+    return events
+
+
+def deep_event_index(body: bytes, *, lines: bool) -> int:
+    """Which event of a batch, from 0, has the place that nests more than anything allowed.
+
+    Args:
+        body: JSON that nests deeper than the decoder follows.
+        lines: NDJSON, else ``{"events": [...]}``.
+    """
+    if lines:
+        for index, line in enumerate(line for line in body.split(b"\n") if line.strip()):
+            if nesting_depth(line) > NESTING_MAX:
+                return index
+        return 0
+    depth = index = 0
+    for match in _STRUCTURE.finditer(body):
+        token = match[0]
+        if token in b"[{":
+            depth += 1
+            if depth > NESTING_MAX + _BATCH_NESTING:
+                break
+        elif token in b"]}":
+            depth -= 1
+        elif token == b"," and depth == _EVENTS_DEPTH:
+            index += 1
+    return index

@@ -1,0 +1,97 @@
+"""Who is calling: the credential of a request, its principal, and the tenant that it works in."""
+
+from __future__ import annotations
+
+from aiohttp.web import BaseRequest
+
+from allsource_core.api.call import Principal
+from allsource_shared.permissions import ROLE_PERMISSIONS, Permission
+from allsource_shared.problems import ApiError
+from allsource_shared.routes import Access, Route
+from allsource_shared.tokens import TokenVerifier
+
+__all__ = ["Authenticator"]
+
+
+class Authenticator:
+    """Authenticates and authorises requests.
+
+    Args:
+        verifier: of access tokens.
+        metrics_public: whether `Access.CONFIGURED` routes are open to everybody.
+    """
+
+    def __init__(self, verifier: TokenVerifier, *, metrics_public: bool) -> None:
+        self._verifier = verifier
+        self._metrics_public = metrics_public
+
+    def admit(self, request: BaseRequest, route: Route) -> Principal | None:
+        """The principal of a request if it may call the route; None on a public one.
+
+        Raises:
+            ApiError: ``unauthorized``, ``forbidden``, ``reserved_tenant``, ``bad_header``, ``not_found``.
+        """
+        needed = route.access
+        if needed is Access.PUBLIC or (needed is Access.CONFIGURED and self._metrics_public):
+            return None
+        permission = needed if isinstance(needed, Permission) else Permission.METRICS
+        principal = self.identify(request)
+        if permission not in principal.permissions:
+            raise ApiError("forbidden", f"the role {principal.role} lacks the permission {permission}")
+        return principal
+
+    def identify(self, request: BaseRequest) -> Principal:
+        """The principal of a request.
+
+        Raises:
+            ApiError: ``unauthorized``; for ``X-Tenant-ID`` also ``reserved_tenant``, ``forbidden``, ``not_found``.
+        """
+        claims = self._verifier.verify(_credential(request))
+        named = request.headers.get("X-Tenant-ID")
+        if named is not None:
+            _check_tenant(
+                named, own=claims.tenant_id, may_choose=Permission.MANAGE_TENANTS in ROLE_PERMISSIONS[claims.role]
+            )
+        return Principal(
+            user_id=claims.sub,
+            username=claims.username,
+            role=claims.role,
+            permissions=ROLE_PERMISSIONS[claims.role],
+            tenant_id=claims.tenant_id,
+        )
+
+    def may_see_figures(self, request: BaseRequest) -> bool:
+        """Whether a request to a public route bears a credential with the permission `metrics`."""
+        if "Authorization" not in request.headers and "X-API-Key" not in request.headers:
+            return False
+        try:
+            return Permission.METRICS in self.identify(request).permissions
+        except ApiError:
+            return False
+
+
+def _credential(request: BaseRequest) -> str:
+    values = request.headers.getall("Authorization", [])
+    if len(values) > 1:
+        raise ApiError("unauthorized", "there is more than one Authorization header")
+    if not values:
+        key = request.headers.get("X-API-Key")
+        if key is None:
+            raise ApiError("unauthorized", "sign in and send the access token as Authorization: Bearer <token>")
+        return key
+    scheme, separator, token = values[0].strip().partition(" ")
+    if not separator:
+        return scheme
+    if scheme.lower() != "bearer":
+        raise ApiError("unauthorized", "the scheme of the Authorization header must be Bearer")
+    return token.strip()
+
+
+def _check_tenant(named: str, *, own: str, may_choose: bool) -> None:
+    if named.startswith("_"):
+        raise ApiError("reserved_tenant", "X-Tenant-ID names a reserved tenant")
+    if named == own:
+        return
+    if not may_choose:
+        raise ApiError("forbidden", "X-Tenant-ID names another tenant than yours")
+    raise ApiError("not_found", f"there is no tenant {named!r}")

@@ -1,0 +1,67 @@
+"""One request on its way through the core, and what handlers answer with."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import msgspec
+from aiohttp.web import BaseRequest, Response, StreamResponse
+
+from allsource_shared.context import RequestIds
+from allsource_shared.permissions import Permission, Role
+from allsource_shared.routes import JSON, Match
+
+__all__ = ["Call", "Handler", "Principal", "json_response"]
+
+
+class Principal(msgspec.Struct, frozen=True):
+    """Who calls.
+
+    Attributes:
+        permissions: what the role allows.
+        tenant_id: the tenant that this request works in.
+    """
+
+    user_id: str
+    username: str
+    role: Role
+    permissions: frozenset[Permission]
+    tenant_id: str
+
+
+class Call(msgspec.Struct):
+    """A request that found its route and was allowed in.
+
+    Attributes:
+        request: aiohttp's, for body and headers.
+        match: the route and the variable segments of the path.
+        raw_query: the query string as it came.
+        ids: of the request.
+        caller: who calls; None on public routes.
+        ignored: names of unknown fields and parameters that the route ignores, for the ``Warning`` header.
+    """
+
+    request: BaseRequest
+    match: Match
+    raw_query: str
+    ids: RequestIds
+    caller: Principal | None
+    ignored: list[str]
+
+    @property
+    def principal(self) -> Principal:
+        """Who calls, on a route that asks for a permission."""
+        if self.caller is None:
+            raise RuntimeError(f"{self.match.route.operation} has no principal: its route is public")
+        return self.caller
+
+
+Handler = Callable[[Call], Awaitable[StreamResponse]]
+
+_encoder = msgspec.json.Encoder()
+
+
+def json_response(body: Any, status: int = 200) -> Response:
+    """Encode a struct as the answer."""
+    return Response(body=_encoder.encode(body), status=status, content_type=JSON)

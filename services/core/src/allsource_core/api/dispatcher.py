@@ -1,0 +1,136 @@
+"""Every request's way in and out: ids, route, admission, handler, answer, figures, log line."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Mapping
+from typing import Final
+
+import structlog
+from aiohttp import hdrs
+from aiohttp.web import BaseRequest, HTTPException, StreamResponse
+
+from allsource_core.api.authentication import Authenticator
+from allsource_core.api.call import Call, Handler
+from allsource_core.api.lifecycle import Lifecycle, Phase
+from allsource_core.api.metrics import CoreMetrics
+from allsource_core.api.problem_details import SERVER_NAME, problem_response, to_api_error
+from allsource_core.api.warnings import warn_of_ignored
+from allsource_shared.context import REQUEST_ID_HEADER, TRACEPARENT_HEADER, RequestIds, begin_request
+from allsource_shared.paths import read_target
+from allsource_shared.problems import ApiError
+from allsource_shared.routes import RouteTable
+
+__all__ = ["Dispatcher"]
+
+_UNMATCHED: Final = "unmatched"
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Dispatcher:
+    """Serves requests by the route table.
+
+    Handlers come in two steps: those of health and metrics before the store is open, the others with `add` when it
+    is. A route without a handler is answered 503 ``starting`` until then.
+
+    Args:
+        routes: the table.
+        authenticator, lifecycle, metrics: asked about and told of every request.
+        log_requests: ``all``, ``errors`` (5xx) or ``none``.
+    """
+
+    def __init__(
+        self,
+        routes: RouteTable,
+        authenticator: Authenticator,
+        lifecycle: Lifecycle,
+        metrics: CoreMetrics,
+        *,
+        log_requests: str,
+    ) -> None:
+        self._routes = routes
+        self._authenticator = authenticator
+        self._lifecycle = lifecycle
+        self._metrics = metrics
+        self._log_from_status = {"all": 0, "errors": 500, "none": 1000}[log_requests]
+        self._handlers: dict[str, Handler] = {}
+
+    def add(self, handlers: Mapping[str, Handler]) -> None:
+        """Serve these operations from now on.
+
+        Raises:
+            ValueError: an operation that the table doesn't have.
+        """
+        unknown = set(handlers) - {route.operation for route in self._routes}
+        if unknown:
+            raise ValueError(f"no route for the operations {sorted(unknown)}")
+        self._handlers.update(handlers)
+
+    def missing(self) -> list[str]:
+        """Operations of the table that have no handler."""
+        return [route.operation for route in self._routes if route.operation not in self._handlers]
+
+    async def __call__(self, request: BaseRequest) -> StreamResponse:
+        """Answer a request. Raises nothing but cancellation and a broken connection."""
+        started = time.perf_counter()
+        headers = request.headers
+        ids = begin_request(headers.get(REQUEST_ID_HEADER), headers.get(TRACEPARENT_HEADER))
+        operation = _UNMATCHED
+        status = 499
+        try:
+            path, query = read_target(request.raw_path.encode("utf-8", "surrogateescape"))
+            match = self._routes.match(request.method, path)
+            operation = match.route.operation
+            call = Call(request, match, query.decode("utf-8", "surrogateescape"), ids, None, [])
+            response = await self._serve(call)
+            status = response.status
+        except asyncio.CancelledError:
+            raise
+        except ConnectionResetError:
+            # The caller is gone; there is nobody to answer.
+            raise
+        except Exception as error:
+            response = self._refuse(error, ids)
+            status = response.status
+        finally:
+            self._finish(request.method, operation, status, time.perf_counter() - started)
+        return response
+
+    async def _serve(self, call: Call) -> StreamResponse:
+        route = call.match.route
+        handler = self._handlers.get(route.operation)
+        if handler is None:
+            raise ApiError("starting", "the store is recovering; see /health/ready", headers={"Retry-After": "1"})
+        if self._lifecycle.phase is Phase.STOPPING and not route.path.startswith("/health"):
+            raise ApiError("stopping", "the service is shutting down", headers={"Retry-After": "1"})
+        call.caller = self._authenticator.admit(call.request, route)
+        response = await handler(call)
+        if not response.prepared:
+            response.headers[REQUEST_ID_HEADER] = call.ids.request_id
+            response.headers[hdrs.SERVER] = SERVER_NAME
+            if call.ignored:
+                warn_of_ignored(response, call.ignored)
+        return response
+
+    def _refuse(self, error: Exception, ids: RequestIds) -> StreamResponse:
+        refusal = to_api_error(error)
+        if refusal is None:
+            if isinstance(error, HTTPException) and error.status < 500:
+                refusal = ApiError("bad_request", error.reason)
+            else:
+                structlog.get_logger().error("request_failed", exc_info=error)
+                refusal = ApiError("internal_error", "the request failed; the log has the cause")
+        return problem_response(refusal, ids.request_id)
+
+    def _finish(self, method: str, operation: str, status: int, seconds: float) -> None:
+        method = method if method in _METHODS else "other"
+        self._metrics.answered(operation, method, status, seconds)
+        if status >= self._log_from_status:
+            structlog.get_logger().info(
+                "request",
+                operation=operation,
+                method=method,
+                status=status,
+                duration_ms=round(seconds * 1000, 3),
+            )

@@ -1,0 +1,72 @@
+"""The HTTP server below the dispatcher: aiohttp's low-level one, which leaves paths as they came."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from aiohttp import StreamReader
+from aiohttp.http_parser import RawRequestMessage
+from aiohttp.web import BaseRequest, RequestHandler, Server, StreamResponse
+from aiohttp.web_request import BaseRequest as _BaseRequest
+
+from allsource_core.api.dispatcher import Dispatcher
+from allsource_core.api.problem_details import problem_response
+from allsource_shared.context import REQUEST_ID_HEADER, begin_request
+from allsource_shared.problems import ApiError
+
+__all__ = ["HttpServer"]
+
+# The dispatcher logs requests, with their ids; aiohttp's own line for each is switched off by its level.
+_no_access_log = logging.getLogger("allsource_core.access")
+_no_access_log.setLevel(logging.CRITICAL)
+
+
+class HttpServer(Server):
+    """Hands requests to the dispatcher; what can't be parsed as HTTP gets a problem+json as well.
+
+    Args:
+        dispatcher: serves the requests.
+        max_body_bytes: of an unpacked body.
+        keepalive_seconds: how long an idle connection is kept.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, *, max_body_bytes: int, keepalive_seconds: float) -> None:
+        def make_request(
+            message: RawRequestMessage,
+            payload: StreamReader,
+            protocol: RequestHandler,
+            writer: Any,
+            task: asyncio.Task[None],
+        ) -> BaseRequest:
+            return _BaseRequest(
+                message, payload, protocol, writer, task, protocol._loop, client_max_size=max_body_bytes
+            )
+
+        super().__init__(dispatcher, request_factory=make_request, keepalive_timeout=keepalive_seconds, access_log=None)
+        self._keepalive_seconds = keepalive_seconds
+
+    def __call__(self) -> RequestHandler:
+        return _Connection(self, loop=self._loop, keepalive_timeout=self._keepalive_seconds, access_log=_no_access_log)
+
+
+class _Connection(RequestHandler):
+    def handle_error(
+        self,
+        request: BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> StreamResponse:
+        if request.writer.output_size > 0:
+            raise ConnectionError("the answer has begun; it can only be broken off") from exc
+        ids = begin_request(request.headers.get(REQUEST_ID_HEADER), None)
+        if status < 500:
+            response = problem_response(ApiError("bad_request", "this is not a valid HTTP request"), ids.request_id)
+        else:
+            self.log_exception("request_failed", exc_info=exc)
+            error = ApiError("internal_error", "the request failed; the log has the cause")
+            response = problem_response(error, ids.request_id)
+        response.force_close()
+        return response

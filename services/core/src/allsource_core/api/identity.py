@@ -1,0 +1,35 @@
+"""Signing in over HTTP."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from aiohttp.web import StreamResponse
+
+from allsource_core.api.call import Call, json_response
+from allsource_core.api.requests import Bodies, decode_body, media_type, note_unknown_fields
+from allsource_core.identity.sign_in import SignInService
+from allsource_shared.wire.identity import Login
+
+__all__ = ["IdentityRoutes"]
+
+_login_decoder: Final = msgspec.json.Decoder(Login)
+
+
+class IdentityRoutes:
+    """Handlers of ``auth/…``."""
+
+    def __init__(self, sign_in: SignInService, bodies: Bodies) -> None:
+        self._sign_in = sign_in
+        self._bodies = bodies
+
+    async def login(self, call: Call) -> StreamResponse:
+        """``POST auth/login``."""
+        media_type(call)
+        body = await self._bodies.read(call.request)
+        login = decode_body(_login_decoder, body)
+        note_unknown_fields(call, body, Login)
+        response = json_response(await self._sign_in.sign_in(login.username, login.password))
+        response.headers["Cache-Control"] = "no-store"
+        return response

@@ -1,0 +1,181 @@
+"""Reading events over HTTP: queries, as pages or as a stream of lines, and one event by its id."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from typing import Final
+
+import msgspec
+from aiohttp import hdrs
+from aiohttp.web import StreamResponse
+
+from allsource_core.api.call import Call, json_response
+from allsource_core.api.cursors import decode_cursor, encode_cursor
+from allsource_core.api.event_views import event_view
+from allsource_core.api.media import preferred_type
+from allsource_core.api.metrics import CoreMetrics
+from allsource_core.api.problem_details import SERVER_NAME
+from allsource_core.api.requests import parse_query
+from allsource_core.api.warnings import warn_of_ignored
+from allsource_core.engine import EventQuery, EventStore
+from allsource_core.engine.limits import ENTITY_ID_BYTES_MAX, EVENT_TYPE_BYTES_MAX, TAG_BYTES_MAX
+from allsource_core.engine.names import name_fault
+from allsource_shared.context import REQUEST_ID_HEADER
+from allsource_shared.problems import ApiError, ProblemItem
+from allsource_shared.routes import NDJSON
+from allsource_shared.wire.events import PAGE_LIMIT_DEFAULT, EventPage, EventView, QueryParameters, ReadOptions
+from allsource_shared.wire.times import to_microseconds
+
+__all__ = ["ReadRoutes"]
+
+_PAGE_BYTES_MAX: Final = 16 * 1024 * 1024
+"""A page ends early when its payloads exceed this; `next_cursor` goes on. 10,000 events may have 1 MiB each."""
+
+_STREAM_WRITE_BYTES: Final = 256 * 1024
+"""Payload bytes after which a stream hands over to the socket, which then slows it down to the reader's pace."""
+
+_encoder: Final = msgspec.json.Encoder()
+
+
+class ReadRoutes:
+    """Handlers of ``GET events/query`` and ``GET events/{event_id}``."""
+
+    def __init__(self, store: EventStore, metrics: CoreMetrics) -> None:
+        self._store = store
+        self._metrics = metrics
+
+    async def query_events(self, call: Call) -> StreamResponse:
+        """``GET events/query``."""
+        parameters = parse_query(call, QueryParameters)
+        media = preferred_type(call)
+        query = _to_query(parameters)
+        await self._caught_up(parameters)
+        started = time.perf_counter()
+        if media == NDJSON:
+            response = await self._stream(call, query)
+        else:
+            response = json_response(await self._page(call.principal.tenant_id, query, parameters))
+        self._metrics.queries.labels("stream" if media == NDJSON else "page").inc()
+        self._metrics.query_seconds.observe(time.perf_counter() - started)
+        return response
+
+    async def _page(self, tenant_id: str, query: EventQuery, parameters: QueryParameters) -> EventPage:
+        limit = parameters.limit or PAGE_LIMIT_DEFAULT
+        # One more than asked for tells whether there is a next page.
+        query = msgspec.structs.replace(query, limit=limit + 1)
+        views: list[EventView] = []
+        size = 0
+        next_cursor = None
+        async for events in self._store.read_async(tenant_id, query):
+            for event in events:
+                if len(views) == limit or size > _PAGE_BYTES_MAX:
+                    next_cursor = encode_cursor(views[-1].position, parameters)
+                    break
+                size += len(event.payload)
+                views.append(event_view(event))
+            if next_cursor is not None:
+                break
+        return EventPage(events=views, count=len(views), next_cursor=next_cursor)
+
+    async def _stream(self, call: Call, query: EventQuery) -> StreamResponse:
+        response = StreamResponse(
+            headers={"Content-Type": NDJSON, REQUEST_ID_HEADER: call.ids.request_id, hdrs.SERVER: SERVER_NAME}
+        )
+        warn_of_ignored(response, call.ignored)
+        await response.prepare(call.request)
+        views: list[EventView] = []
+        size = 0
+        async for events in self._store.read_async(call.principal.tenant_id, query):
+            for event in events:
+                views.append(event_view(event))
+                size += len(event.payload)
+                if size >= _STREAM_WRITE_BYTES:
+                    await response.write(_encoder.encode_lines(views))
+                    views, size = [], 0
+            if views:
+                await response.write(_encoder.encode_lines(views))
+                views, size = [], 0
+        await response.write_eof()
+        return response
+
+    async def get_event(self, call: Call) -> StreamResponse:
+        """``GET events/{event_id}``."""
+        options = parse_query(call, ReadOptions)
+        await self._caught_up(options)
+        started = time.perf_counter()
+        event_id = _parse_id(call.match.parameters["event_id"])
+        event = self._store.get(call.principal.tenant_id, event_id)
+        self._metrics.queries.labels("by_id").inc()
+        self._metrics.query_seconds.observe(time.perf_counter() - started)
+        if event is None:
+            raise ApiError("not_found", f"there is no event {event_id}")
+        return json_response(event_view(event))
+
+    async def _caught_up(self, options: ReadOptions) -> None:
+        """Wait for the position that the caller wants to see.
+
+        Raises:
+            ApiError: ``not_yet``, with the position reached.
+        """
+        if not await self._store.wait_for(options.min_position, options.wait_ms / 1000):
+            raise ApiError(
+                "not_yet",
+                f"the store did not reach position {options.min_position} within {options.wait_ms} ms",
+                expected=options.min_position,
+                actual=self._store.last_position,
+            )
+
+
+def _parse_id(text: str) -> uuid.UUID:
+    """Read an event id in its one canonical form, upper or lower case.
+
+    Raises:
+        ApiError: ``not_found``: what is no UUID is no event's id.
+    """
+    try:
+        event_id = uuid.UUID(text)
+    except ValueError:
+        event_id = None
+    if event_id is None or str(event_id) != text.lower():
+        raise ApiError("not_found", "there is no such event: an event id is a UUID, 8-4-4-4-12 hex digits")
+    return event_id
+
+
+def _to_query(parameters: QueryParameters) -> EventQuery:
+    """What the engine is asked for.
+
+    Raises:
+        ApiError: ``bad_query`` for a name that no event can have, ``invalid_cursor``.
+    """
+    _check_name("entity_id", parameters.entity_id, ENTITY_ID_BYTES_MAX)
+    _check_name("event_type", parameters.event_type, EVENT_TYPE_BYTES_MAX)
+    for tag in parameters.tag:
+        _check_name("tag", tag, TAG_BYTES_MAX)
+    untils = [to_microseconds(instant) for instant in (parameters.until, parameters.as_of) if instant is not None]
+    after = parameters.after_position or 0
+    before = parameters.before_position
+    descending = parameters.order == "desc"
+    if parameters.cursor is not None:
+        position = decode_cursor(parameters.cursor, parameters)
+        if descending:
+            before = position
+        else:
+            after = position
+    return EventQuery(
+        entity_id=parameters.entity_id,
+        event_type=parameters.event_type,
+        tags=tuple(parameters.tag),
+        since=None if parameters.since is None else to_microseconds(parameters.since),
+        until=min(untils, default=None),
+        after_position=after,
+        before_position=before,
+        descending=descending,
+        limit=parameters.limit,
+    )
+
+
+def _check_name(parameter: str, name: str | None, bytes_max: int) -> None:
+    fault = name_fault(name, bytes_max) if name is not None else None
+    if fault is not None:
+        raise ApiError("bad_query", f"{parameter}: {fault}", errors=[ProblemItem(f"query.{parameter}", fault)])

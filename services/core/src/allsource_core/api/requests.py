@@ -1,0 +1,170 @@
+"""Reading requests: bodies with limits, and query strings and JSON into the structs of the route table."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from functools import lru_cache
+from typing import Any, Final, TypeVar, get_origin
+from urllib.parse import parse_qsl
+
+import msgspec
+from aiohttp import hdrs
+from aiohttp.http_exceptions import BadHttpMessage
+from aiohttp.web import BaseRequest, HTTPRequestEntityTooLarge, RequestPayloadError
+
+from allsource_core.api.call import Call
+from allsource_shared.problems import ApiError, ProblemItem
+
+__all__ = ["Bodies", "body_error", "decode_body", "media_type", "note_unknown_fields", "parse_query"]
+
+StructT = TypeVar("StructT", bound=msgspec.Struct)
+
+_QUERY_FIELDS_MAX: Final = 100
+_ENCODINGS: Final = ("identity", "gzip", "deflate")
+_BAD_ESCAPE: Final = re.compile("%(?![0-9A-Fa-f]{2})")
+# msgspec ends its messages with the place: ``… - at `$.events[3].payload` ``.
+_PLACE: Final = re.compile(r"(?s)(.*?) - at `(?:key in )?\$\.?(.*)`\Z")
+
+
+class Bodies:
+    """Reads request bodies.
+
+    Args:
+        bytes_max: as sent, and unpacked.
+        timeout_seconds: for the whole body.
+    """
+
+    def __init__(self, *, bytes_max: int, timeout_seconds: float) -> None:
+        self._bytes_max = bytes_max
+        self._timeout_seconds = timeout_seconds
+
+    async def read(self, request: BaseRequest) -> bytes:
+        """The unpacked body of a request.
+
+        Raises:
+            ApiError: ``body_too_large``, ``unsupported_media_type``, ``bad_request``, ``request_timeout``.
+        """
+        encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower()
+        if encoding not in _ENCODINGS:
+            raise ApiError("unsupported_media_type", f"Content-Encoding must be one of {', '.join(_ENCODINGS)}")
+        if (request.content_length or 0) > self._bytes_max:
+            raise self._too_large()
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                return await request.read()
+        except TimeoutError:
+            raise ApiError("request_timeout", f"the body took longer than {self._timeout_seconds:g} s") from None
+        except HTTPRequestEntityTooLarge:
+            raise self._too_large() from None
+        except (RequestPayloadError, BadHttpMessage) as error:
+            raise ApiError("bad_request", f"the body can't be read as {encoding}") from error
+
+    def _too_large(self) -> ApiError:
+        return ApiError("body_too_large", f"a body may have at most {self._bytes_max} bytes")
+
+
+def media_type(call: Call) -> str:
+    """The media type of the body; without a header, the route's first.
+
+    Raises:
+        ApiError: ``unsupported_media_type`` for one that the route doesn't read.
+    """
+    allowed = call.match.route.request_types
+    header = call.request.headers.get(hdrs.CONTENT_TYPE)
+    if header is None:
+        return allowed[0]
+    media = header.partition(";")[0].strip().lower()
+    if media not in allowed:
+        raise ApiError("unsupported_media_type", f"Content-Type must be one of {', '.join(allowed)}")
+    return media
+
+
+def decode_body(decoder: msgspec.json.Decoder[StructT], body: bytes) -> StructT:
+    """Decode a JSON body, once.
+
+    Raises:
+        ApiError: ``malformed_json``, or ``invalid_body`` with the place.
+        RecursionError: the body nests deeper than the decoder follows.
+    """
+    try:
+        return decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise body_error(error) from None
+
+
+def body_error(error: Exception, prefix: str = "") -> ApiError:
+    """What a decoder's complaint is to the caller; `prefix` says where the decoded text was in the body."""
+    if isinstance(error, msgspec.ValidationError):
+        message, place = split_place(str(error))
+        if prefix and place.startswith("["):
+            path = prefix + place
+        else:
+            path = ".".join(filter(None, (prefix, place))) or "$"
+        return ApiError("invalid_body", f"{path}: {message}", errors=[ProblemItem(path, message)])
+    where = f"{prefix}: " if prefix else ""
+    if isinstance(error, UnicodeDecodeError):
+        return ApiError("malformed_json", f"{where}the body is not valid UTF-8")
+    return ApiError("malformed_json", f"{where}{error}")
+
+
+def split_place(message: str) -> tuple[str, str]:
+    """Cut msgspec's message into what is wrong and where: ``("Expected `int`, got `str`", "events[1].a")``."""
+    match = _PLACE.match(message)
+    return (match[1], match[2]) if match is not None else (message, "")
+
+
+def parse_query(call: Call, struct: type[StructT]) -> StructT:
+    """The query string as the route's struct. Unknown names are refused, or ignored and noted on lenient routes.
+
+    Raises:
+        ApiError: ``bad_query`` naming the parameter.
+    """
+    if not call.raw_query:
+        return struct()
+    if _BAD_ESCAPE.search(call.raw_query) is not None:
+        raise ApiError("bad_query", "the query string has an invalid percent escape")
+    try:
+        pairs = parse_qsl(call.raw_query, keep_blank_values=True, errors="strict", max_num_fields=_QUERY_FIELDS_MAX)
+    except UnicodeDecodeError:
+        raise ApiError("bad_query", "the query string is not valid UTF-8") from None
+    except ValueError:
+        raise ApiError("bad_query", f"the query string has more than {_QUERY_FIELDS_MAX} parameters") from None
+    known = _parameters(struct)
+    values: dict[str, Any] = {}
+    for name, value in pairs:
+        is_list = known.get(name)
+        if is_list is None:
+            if not call.match.route.lenient:
+                raise _query_error(name, f"unknown; there are {', '.join(sorted(known)) or 'none'}")
+            call.ignored.append(name)
+        elif is_list:
+            values.setdefault(name, []).append(value)
+        elif name in values:
+            raise _query_error(name, "must be given once")
+        else:
+            values[name] = value
+    try:
+        return msgspec.convert(values, struct, strict=False)
+    except msgspec.ValidationError as error:
+        message, place = split_place(str(error))
+        raise _query_error(place, message) from None
+
+
+def _query_error(name: str, message: str) -> ApiError:
+    return ApiError("bad_query", f"{name}: {message}", errors=[ProblemItem(f"query.{name}", message)])
+
+
+@lru_cache(maxsize=256)
+def _parameters(struct: type[msgspec.Struct]) -> dict[str, bool]:
+    """The names of a struct's fields, and whether each is a list, that is, may be repeated."""
+    return {field.encode_name: get_origin(field.type) is list for field in msgspec.structs.fields(struct)}
+
+
+_fields_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
+
+
+def note_unknown_fields(call: Call, body: bytes, struct: type[msgspec.Struct]) -> None:
+    """Note the fields of a lenient route's body that its struct doesn't have."""
+    known = _parameters(struct)
+    call.ignored.extend(name for name in _fields_decoder.decode(body) if name not in known)

@@ -1,0 +1,188 @@
+"""The composition root: the only module that sees every layer."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+from pathlib import Path
+from typing import Final
+
+import msgspec
+import structlog
+from aiohttp.web import Response, ServerRunner, StreamResponse, TCPSite
+
+from allsource_core.api.appends import AppendRoutes
+from allsource_core.api.authentication import Authenticator
+from allsource_core.api.call import Call, Handler
+from allsource_core.api.dispatcher import Dispatcher
+from allsource_core.api.http_server import HttpServer
+from allsource_core.api.identity import IdentityRoutes
+from allsource_core.api.lifecycle import Lifecycle
+from allsource_core.api.metrics import CoreMetrics
+from allsource_core.api.reads import ReadRoutes
+from allsource_core.api.requests import Bodies
+from allsource_core.engine import EventStore, RecoveryProgress, StoreOptions
+from allsource_core.identity.bootstrap import create_first_admin
+from allsource_core.identity.passwords import Passwords
+from allsource_core.identity.sign_in import SignInService
+from allsource_core.identity.users import UserDirectory
+from allsource_core.settings import BootstrapAdmin, CoreSettings
+from allsource_shared import __version__
+from allsource_shared.core_routes import CORE_ROUTES
+from allsource_shared.openapi import openapi_document
+from allsource_shared.routes import JSON
+from allsource_shared.tokens import SigningKey, TokenSigner, TokenVerifier
+
+__all__ = ["serve"]
+
+_PROGRESS_LOG_SECONDS: Final = 2.0
+
+
+class _StoppedWhileOpeningError(Exception):
+    """The service was told to stop before its store was open."""
+
+
+class _Services:
+    """Everything that needs the open store, and the handlers over it."""
+
+    def __init__(self, settings: CoreSettings, store: EventStore, key: SigningKey, metrics: CoreMetrics) -> None:
+        auth = settings.auth
+        self.store = store
+        self.passwords = Passwords(auth.sign_in_queue_max)
+        self.users = UserDirectory(store)
+        signer = TokenSigner(
+            key,
+            issuer=auth.jwt_issuer,
+            audience=auth.jwt_audience,
+            lifetime_seconds=auth.token_lifetime_minutes * 60,
+            now=time.time,
+        )
+        bodies = Bodies(bytes_max=settings.server.max_body_bytes, timeout_seconds=settings.server.body_timeout_seconds)
+        identity = IdentityRoutes(SignInService(self.users, self.passwords, signer), bodies)
+        appends = AppendRoutes(store, bodies, metrics)
+        reads = ReadRoutes(store, metrics)
+        self.handlers: dict[str, Handler] = {
+            "login": identity.login,
+            "append_event": appends.append_event,
+            "append_batch": appends.append_batch,
+            "query_events": reads.query_events,
+            "get_event": reads.get_event,
+        }
+
+    def close(self) -> None:
+        """Finish what is under way, then close the store."""
+        self.passwords.close()
+        self.store.close()
+
+
+async def serve(settings: CoreSettings, admin: BootstrapAdmin | None, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set: listen, open the store, answer; then finish what is under way and close the store.
+
+    Raises:
+        OSError: the address can't be listened on, or the data directory not be used.
+        EngineError: the store can't be opened.
+    """
+    log = structlog.get_logger()
+    key = SigningKey.from_secret(settings.auth.jwt_secret)
+    verifier = TokenVerifier([key], issuer=settings.auth.jwt_issuer, audience=settings.auth.jwt_audience)
+    authenticator = Authenticator(verifier, metrics_public=settings.metrics.public)
+    lifecycle = Lifecycle(authenticator, settings.storage.data_dir)
+    metrics = CoreMetrics()
+    dispatcher = Dispatcher(CORE_ROUTES, authenticator, lifecycle, metrics, log_requests=settings.logging.requests)
+    dispatcher.add(_early_handlers(lifecycle, metrics))
+    runner = await _listen(settings, dispatcher)
+    services = None
+    try:
+        log.info("listening", addresses=[f"{host}:{port}" for host, port, *_ in runner.addresses], version=__version__)
+        store = await asyncio.to_thread(_open_store, settings, lifecycle, stop)
+        services = await asyncio.to_thread(_Services, settings, store, key, metrics)
+        await asyncio.to_thread(_check_admin, services, admin)
+        dispatcher.add(services.handlers)
+        if dispatcher.missing():
+            raise RuntimeError(f"routes without a handler: {dispatcher.missing()}")
+        metrics.observe_store(store)
+        # What recovery made lives as long as the process: no collection need ever look at it again.
+        gc.collect()
+        gc.freeze()
+        lifecycle.ready(store)
+        log.info("ready", last_position=store.last_position, recovery_seconds=round(store.stats().recovery_seconds, 3))
+        await stop.wait()
+    except _StoppedWhileOpeningError:
+        log.info("stopped_while_opening")
+    finally:
+        log.info("stopping")
+        lifecycle.stopping()
+        await runner.cleanup()
+        if services is not None:
+            await asyncio.to_thread(services.close)
+        log.info("stopped")
+
+
+def _early_handlers(lifecycle: Lifecycle, metrics: CoreMetrics) -> dict[str, Handler]:
+    """The handlers that need no store."""
+    document = openapi_document(title="AllSource core", version=__version__, routes=CORE_ROUTES)
+    encoded = msgspec.json.encode(document)
+
+    async def openapi(_call: Call) -> StreamResponse:
+        return Response(body=encoded, content_type=JSON)
+
+    return {
+        "health": lifecycle.health,
+        "health_live": lifecycle.live,
+        "health_ready": lifecycle.show_readiness,
+        "metrics": metrics.show,
+        "openapi": openapi,
+    }
+
+
+async def _listen(settings: CoreSettings, dispatcher: Dispatcher) -> ServerRunner:
+    server = HttpServer(
+        dispatcher,
+        max_body_bytes=settings.server.max_body_bytes,
+        keepalive_seconds=settings.server.keepalive_seconds,
+    )
+    runner = ServerRunner(server, shutdown_timeout=settings.server.shutdown_timeout_seconds)
+    await runner.setup()
+    try:
+        await TCPSite(runner, settings.server.host, settings.server.port, backlog=1024).start()
+    except BaseException:
+        await runner.cleanup()
+        raise
+    return runner
+
+
+def _open_store(settings: CoreSettings, lifecycle: Lifecycle, stop: asyncio.Event) -> EventStore:
+    """Open the store, in a thread: reading the log takes as long as it is long."""
+    logged = time.monotonic()
+
+    def report(progress: RecoveryProgress) -> None:
+        nonlocal logged
+        lifecycle.recovering(progress)
+        if stop.is_set():
+            raise _StoppedWhileOpeningError
+        if time.monotonic() - logged >= _PROGRESS_LOG_SECONDS:
+            logged = time.monotonic()
+            structlog.get_logger().info("recovering", **msgspec.structs.asdict(progress))
+
+    mebibyte = 1024 * 1024
+    return EventStore.open(
+        Path(settings.storage.data_dir),
+        options=StoreOptions(
+            log_file_bytes_max=settings.storage.log_file_mb * mebibyte,
+            pending_bytes_max=settings.storage.pending_mb * mebibyte,
+        ),
+        progress=report,
+    )
+
+
+def _check_admin(services: _Services, admin: BootstrapAdmin | None) -> None:
+    """Make the first administrator if there is no user; say so if there is none to make."""
+    if admin is not None:
+        create_first_admin(
+            services.users, services.passwords, username=admin.username, password=admin.password, email=admin.email
+        )
+    elif not len(services.users):
+        structlog.get_logger().warning(
+            "no_users", hint="set ALLSOURCE_BOOTSTRAP_ADMIN_USERNAME and _PASSWORD and restart: nobody can sign in"
+        )

@@ -1,0 +1,16 @@
+"""Time as the engine sees it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+__all__ = ["Clock", "system_clock"]
+
+Clock = Callable[[], int]
+"""Gives microseconds since the epoch, UTC. May jump either way; the engine's `recorded_at` does not go back."""
+
+
+def system_clock() -> int:
+    """The machine's clock."""
+    return time.time_ns() // 1000

@@ -1,0 +1,133 @@
+"""What the engine raises.
+
+EngineError                     never raised itself
+├── InvalidEventError           an event breaks a rule; nothing was stored
+├── VersionConflictError        an entity is not at the expected version; nothing was stored
+├── EventIdConflictError        event ids are known with other content; nothing was stored
+├── OverloadedError             too much is waiting for the disk; nothing was stored
+├── StoreReadOnlyError          no appends are taken; nothing was stored
+├── AppendUncertainError        the disk failed meanwhile: stored or not, unknown
+├── StoreClosedError            the store was closed
+├── StoreLockedError            another process has the data directory open
+├── ForeignDirectoryError       the directory holds something else, or a format that is not ours
+└── CorruptionError             damage that is not a torn tail: file, offset, reason
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from uuid import UUID
+
+__all__ = [
+    "AppendUncertainError",
+    "CorruptionError",
+    "EngineError",
+    "EventIdConflictError",
+    "ForeignDirectoryError",
+    "InvalidEventError",
+    "OverloadedError",
+    "StoreClosedError",
+    "StoreLockedError",
+    "StoreReadOnlyError",
+    "VersionConflictError",
+]
+
+
+class EngineError(Exception):
+    """The root of everything that the engine raises on purpose."""
+
+
+class InvalidEventError(EngineError, ValueError):
+    """An argument of an append breaks a rule.
+
+    Attributes:
+        index: of the event in the append, from 0; None where the append as a whole is meant.
+        field: of the event, or of the append.
+        message: what is wrong and what is allowed.
+    """
+
+    def __init__(self, index: int | None, field: str, message: str) -> None:
+        super().__init__(f"{field}: {message}" if index is None else f"events[{index}].{field}: {message}")
+        self.index = index
+        self.field = field
+        self.message = message
+
+
+class VersionConflictError(EngineError):
+    """An entity is not at the expected version.
+
+    Attributes:
+        entity_id: the entity.
+        expected: what the append asked for: a number, ``none``, ``exists``.
+        actual: the last version that was assigned, 0 for none.
+    """
+
+    def __init__(self, entity_id: str, expected: int | str, actual: int) -> None:
+        super().__init__(f"entity {entity_id!r} is at version {actual}, expected was {expected}")
+        self.entity_id = entity_id
+        self.expected = expected
+        self.actual = actual
+
+
+class EventIdConflictError(EngineError):
+    """Event ids of an append are known, but it is not a repetition.
+
+    Attributes:
+        conflicts: (index of the event in the append, its id) of each known id.
+        changed: whether some known event has other content; if not, only a part of the append is known.
+    """
+
+    def __init__(self, conflicts: Sequence[tuple[int, UUID]], *, changed: bool) -> None:
+        reason = "with other content" if changed else "but other events of the append are new"
+        super().__init__(f"{len(conflicts)} event ids are known, {reason}")
+        self.conflicts = list(conflicts)
+        self.changed = changed
+
+
+class OverloadedError(EngineError):
+    """More bytes wait for the disk than the store is allowed to hold. Try again soon."""
+
+
+class StoreReadOnlyError(EngineError):
+    """The store takes no appends; `reason` says why. Reads go on."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the store is read-only: {reason}")
+        self.reason = reason
+
+
+class AppendUncertainError(EngineError):
+    """Writing or syncing failed: after a restart the events may be there or not. Safe to repeat with event ids."""
+
+
+class StoreClosedError(EngineError):
+    """The store was closed."""
+
+
+class StoreLockedError(EngineError):
+    """Another process has the data directory open."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(f"another process has the data directory {path} open")
+        self.path = path
+
+
+class ForeignDirectoryError(EngineError):
+    """The data directory is not a store of ours, or of a format version that this release can't read."""
+
+
+class CorruptionError(EngineError):
+    """Stored bytes are damaged where they were acknowledged.
+
+    Attributes:
+        path: of the damaged file.
+        offset: in bytes, where the damage was found.
+        reason: what is wrong there.
+    """
+
+    def __init__(self, path: Path, offset: int, reason: str) -> None:
+        super().__init__(f"{path} is damaged at byte {offset}: {reason}")
+        self.path = path
+        self.offset = offset
+        self.reason = reason

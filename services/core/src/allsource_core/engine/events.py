@@ -1,0 +1,81 @@
+"""Events inside the engine, and what an append answers."""
+
+from __future__ import annotations
+
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from allsource_shared.wire.events import NewEvent
+
+__all__ = ["Appended", "Event", "NewEvent", "position_of_server_id", "server_id"]
+
+_POSITION_BITS: Final = 62
+_POSITION_MASK: Final = (1 << _POSITION_BITS) - 1
+_VERSION_7: Final = 0x7 << 76
+_VARIANT: Final = 0b10 << 62
+_MILLISECONDS_MAX: Final = 1 << 48
+
+
+def server_id(recorded_at: int, position: int) -> UUID:
+    """The id of an event to which its author gave none: a UUIDv7 (RFC 9562, section 5.7).
+
+    The 48 bits of time are the milliseconds of `recorded_at`, ``rand_a`` is 0 and the 62 bits of ``rand_b`` are the
+    position; so the id is a function of two stored fields, and looking it up needs no index.
+    """
+    return UUID(int=(recorded_at // 1000 % _MILLISECONDS_MAX) << 80 | _VERSION_7 | _VARIANT | position)
+
+
+def position_of_server_id(event_id: UUID) -> int:
+    """The position that an id carries if `server_id` made it. Any UUID gives some number: compare the event there."""
+    return event_id.int & _POSITION_MASK
+
+
+class Event(msgspec.Struct, gc=False):
+    """A stored event. Treat it as immutable.
+
+    Attributes:
+        event_type, entity_id, tenant_id: as appended.
+        payload: JSON, the bytes that came, in one line.
+        metadata: JSON object or None.
+        tags: in the order given.
+        timestamp: when it happened; microseconds since the epoch, UTC.
+        recorded_at: when the engine took it, likewise; never decreases with `position`.
+        version: of the entity, from 1, without a gap.
+        position: global order of the store, from 1.
+        client_id: the 16 bytes of the id that its author gave, or None.
+    """
+
+    event_type: str
+    entity_id: str
+    tenant_id: str
+    payload: bytes
+    metadata: bytes | None
+    tags: tuple[str, ...]
+    timestamp: int
+    recorded_at: int
+    version: int
+    position: int
+    client_id: bytes | None
+
+    @property
+    def id(self) -> UUID:
+        """The author's id, or the one that `server_id` makes."""
+        if self.client_id is not None:
+            return UUID(bytes=self.client_id)
+        return server_id(self.recorded_at, self.position)
+
+
+class Appended(msgspec.Struct, frozen=True):
+    """What an append did.
+
+    Attributes:
+        events: the stored events, in the order of the append.
+        duplicate: nothing was stored: these are the events of the first time.
+        dry_run: nothing was stored: these are the events as they would be, if nobody else appends meanwhile.
+    """
+
+    events: list[Event]
+    duplicate: bool = False
+    dry_run: bool = False

@@ -1,0 +1,33 @@
+"""The limits of an event and of an append, from the design of the engine."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from allsource_shared.wire.events import BATCH_EVENTS_MAX
+
+__all__ = [
+    "BATCH_EVENTS_MAX",
+    "ENTITY_ID_BYTES_MAX",
+    "EVENT_TYPE_BYTES_MAX",
+    "METADATA_BYTES_MAX",
+    "NESTING_MAX",
+    "PAYLOAD_BYTES_MAX",
+    "POSITION_MAX",
+    "TAGS_MAX",
+    "TAG_BYTES_MAX",
+    "TIMESTAMP_AHEAD_MAX_US",
+]
+
+EVENT_TYPE_BYTES_MAX: Final = 256
+ENTITY_ID_BYTES_MAX: Final = 512
+TAG_BYTES_MAX: Final = 256
+TAGS_MAX: Final = 32
+PAYLOAD_BYTES_MAX: Final = 1024 * 1024
+METADATA_BYTES_MAX: Final = 16 * 1024
+NESTING_MAX: Final = 64
+"""Levels of arrays and objects in a payload or metadata."""
+TIMESTAMP_AHEAD_MAX_US: Final = 5 * 60 * 1_000_000
+"""How far a client's `timestamp` may lie ahead of the clock, in microseconds."""
+POSITION_MAX: Final = 2**53 - 1
+"""Every position is exact in a JSON number read as a double."""

@@ -1,0 +1,105 @@
+"""The rules for payloads and metadata: opaque JSON, but JSON that every later reader can read.
+
+The decoder that cut the bytes out of a request leaves some things to us: invalid UTF-8 inside strings and numbers
+beyond a double pass it, and a state or a segment must never become unreadable because of one event. All bodies of an
+append are looked at together, at the price of one pass over their bytes; only if that finds something suspicious is
+each body looked at alone, to name the one at fault.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Final
+
+import msgspec
+
+from allsource_core.engine.errors import InvalidEventError
+from allsource_core.engine.limits import METADATA_BYTES_MAX, NESTING_MAX, PAYLOAD_BYTES_MAX
+
+__all__ = ["check_bodies", "nesting_depth", "one_line"]
+
+# Every digit becomes 0 and E becomes e, so that one substring search finds each number that may exceed a double:
+# an exponent of three or more digits, or an integer part of 309 or more.
+_FOLD_DIGITS: Final = bytes.maketrans(b"123456789E", b"000000000e")
+_LONG_EXPONENT: Final = b"0e000"
+_LONG_INTEGER: Final = b"0" * 309
+
+_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_OPENER_OR_CLOSER: Final = bytes.maketrans(b"{[}]", b"\x01\x01\x00\x00")
+_NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"{[}]"))
+
+
+def check_bodies(payloads: Sequence[bytes], metadatas: Sequence[bytes | None]) -> None:
+    """Check what `msgspec.Raw` does not: size, UTF-8, numbers within a double, nesting.
+
+    Args:
+        payloads: of an append, in its order; each is JSON by the decoder's account.
+        metadatas: likewise.
+
+    Raises:
+        InvalidEventError: naming the first event at fault, its field and the limit.
+    """
+    for index, payload in enumerate(payloads):
+        if len(payload) > 2 * NESTING_MAX:
+            _check_size_and_nesting(index, "payload", payload, PAYLOAD_BYTES_MAX)
+    for index, metadata in enumerate(metadatas):
+        if metadata is not None:
+            _check_size_and_nesting(index, "metadata", metadata, METADATA_BYTES_MAX)
+            if not metadata.startswith(b"{"):
+                raise InvalidEventError(index, "metadata", "must be a JSON object or null")
+    present = [metadata for metadata in metadatas if metadata is not None]
+    if _is_suspicious(b",".join(payloads)) or (present and _is_suspicious(b",".join(present))):
+        for index, payload in enumerate(payloads):
+            _check_readable(index, "payload", payload)
+        for index, metadata in enumerate(metadatas):
+            if metadata is not None:
+                _check_readable(index, "metadata", metadata)
+
+
+def _is_suspicious(joined: bytes) -> bool:
+    if not joined.isascii():
+        try:
+            joined.decode("utf-8")
+        except UnicodeDecodeError:
+            return True
+    folded = joined.translate(_FOLD_DIGITS, b"+")
+    return _LONG_EXPONENT in folded or _LONG_INTEGER in folded
+
+
+def _check_readable(index: int, field: str, body: bytes) -> None:
+    try:
+        body.decode("utf-8")
+        msgspec.json.decode(body)
+    except UnicodeDecodeError:
+        raise InvalidEventError(index, field, "must be valid UTF-8") from None
+    except RecursionError:
+        raise InvalidEventError(index, field, f"must nest at most {NESTING_MAX} levels deep") from None
+    except ValueError as error:
+        raise InvalidEventError(index, field, f"must be JSON with numbers within a double: {error}") from None
+
+
+def _check_size_and_nesting(index: int, field: str, body: bytes, bytes_max: int) -> None:
+    if len(body) > bytes_max:
+        raise InvalidEventError(index, field, f"must be at most {bytes_max} bytes, is {len(body)}")
+    # Without that many opening brackets it can't be that deep; strings are looked into only if it could.
+    if body.count(b"{") + body.count(b"[") > NESTING_MAX and nesting_depth(body) > NESTING_MAX:
+        raise InvalidEventError(index, field, f"must nest at most {NESTING_MAX} levels deep")
+
+
+def nesting_depth(body: bytes) -> int:
+    """The deepest level of arrays and objects in a JSON text, 0 for a scalar. Linear in its length."""
+    brackets = _STRING.sub(b"", body).translate(_OPENER_OR_CLOSER, _NOT_BRACKETS)
+    return max(accumulate(1 if bracket else -1 for bracket in brackets), default=0)
+
+
+def one_line(body: bytes) -> bytes:
+    """A JSON text without insignificant white space where it has line breaks, else as it is.
+
+    A line break would split a line of NDJSON and a frame of server-sent events. JSON allows none inside strings,
+    so only white space goes; numbers keep their precision and objects the order of their keys.
+    """
+    if b"\n" in body or b"\r" in body:
+        return msgspec.json.format(body, indent=-1)
+    return body

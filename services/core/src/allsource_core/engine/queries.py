@@ -1,0 +1,42 @@
+"""What a read selects."""
+
+from __future__ import annotations
+
+import msgspec
+
+from allsource_core.engine.events import Event
+
+__all__ = ["EventQuery"]
+
+
+class EventQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which events to read, and in which direction. All conditions that are given must hold.
+
+    Attributes:
+        entity_id, event_type: equal to.
+        tags: an event must bear all of them.
+        since, until: inclusive bounds of `timestamp`, in microseconds since the epoch.
+        after_position, before_position: exclusive bounds of `position`.
+        descending: newest position first.
+        limit: at most so many events; None for all.
+    """
+
+    entity_id: str | None = None
+    event_type: str | None = None
+    tags: tuple[str, ...] = ()
+    since: int | None = None
+    until: int | None = None
+    after_position: int = 0
+    before_position: int | None = None
+    descending: bool = False
+    limit: int | None = None
+
+    def selects(self, event: Event) -> bool:
+        """Whether an event matches, position bounds, direction and limit aside."""
+        return (
+            (self.entity_id is None or event.entity_id == self.entity_id)
+            and (self.event_type is None or event.event_type == self.event_type)
+            and (self.since is None or event.timestamp >= self.since)
+            and (self.until is None or event.timestamp <= self.until)
+            and all(tag in event.tags for tag in self.tags)
+        )

@@ -1,0 +1,132 @@
+"""The core's configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from allsource_shared.configuration import ConfigurationError, read_secret
+from allsource_shared.settings import Host, LoggingSettings, MetricsSettings, Port
+from allsource_shared.tokens import SECRET_BYTES_MIN
+
+__all__ = ["AuthSettings", "BootstrapAdmin", "CoreSettings", "ServerSettings", "StorageSettings"]
+
+
+class ServerSettings(msgspec.Struct, frozen=True):
+    """Where the core listens and what it bears."""
+
+    host: Annotated[Host, Meta(description="Address to listen on. The core belongs on a private network.")] = (
+        "127.0.0.1"
+    )
+    port: Annotated[Port, Meta(description="TCP port; 0 takes a free one.")] = 8080
+    max_body_bytes: Annotated[
+        int, Meta(ge=1024, le=64 * 1024 * 1024, description="Largest request body, as sent and unpacked.")
+    ] = 16 * 1024 * 1024
+    body_timeout_seconds: Annotated[
+        float, Meta(gt=0, le=3600, description="How long a request body may take to arrive.")
+    ] = 60.0
+    keepalive_seconds: Annotated[
+        float, Meta(gt=0, le=3600, description="How long an idle connection is kept open.")
+    ] = 75.0
+    shutdown_timeout_seconds: Annotated[
+        float, Meta(ge=0, le=600, description="How long requests under way may take at shutdown.")
+    ] = 10.0
+
+
+class StorageSettings(msgspec.Struct, frozen=True):
+    """Where events are kept."""
+
+    data_dir: Annotated[
+        str, Meta(min_length=1, description="Directory of the store; made if it is missing. One process at a time.")
+    ] = "data"
+    log_file_mb: Annotated[
+        int, Meta(ge=1, le=4096, description="Size in MiB at which a log file is followed by a new one.")
+    ] = 64
+    pending_mb: Annotated[
+        int, Meta(ge=1, le=4096, description="MiB that may wait for the disk before appends are refused.")
+    ] = 128
+
+
+class AuthSettings(msgspec.Struct, frozen=True):
+    """How callers prove who they are."""
+
+    jwt_secret: Annotated[
+        str,
+        Meta(
+            extra={"secret": True},
+            description=f"Key that signs access tokens: at least {SECRET_BYTES_MIN} bytes, random. Required.",
+        ),
+    ] = ""
+    jwt_issuer: Annotated[str, Meta(min_length=1, max_length=256, description="`iss` of every token.")] = "allsource"
+    jwt_audience: Annotated[str, Meta(min_length=1, max_length=256, description="`aud` of every token.")] = "allsource"
+    token_lifetime_minutes: Annotated[
+        int, Meta(ge=15, le=24 * 60, description="How long an access token is good for.")
+    ] = 60
+    password_min_length: Annotated[
+        int, Meta(ge=8, le=256, description="Shortest password that is accepted, in characters.")
+    ] = 12
+    sign_in_queue_max: Annotated[
+        int, Meta(ge=1, le=10_000, description="Sign-ins that may wait for the password check; beyond it 429.")
+    ] = 64
+
+
+class CoreSettings(msgspec.Struct, frozen=True):
+    """Every section that the core reads."""
+
+    server: ServerSettings
+    storage: StorageSettings
+    auth: AuthSettings
+    logging: LoggingSettings
+    metrics: MetricsSettings
+
+    def check(self, *, dev_mode: bool) -> None:
+        """Refuse what is not safe to serve with.
+
+        Args:
+            dev_mode: allow a short signing secret.
+
+        Raises:
+            ConfigurationError: naming the setting and how to make a good value.
+        """
+        secret = self.auth.jwt_secret
+        hint = "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
+        if not secret:
+            raise ConfigurationError([f"ALLSOURCE_AUTH__JWT_SECRET (or …_FILE) is not set; {hint}"])
+        if len(secret.encode()) < SECRET_BYTES_MIN and not dev_mode:
+            raise ConfigurationError([f"ALLSOURCE_AUTH__JWT_SECRET is shorter than {SECRET_BYTES_MIN} bytes; {hint}"])
+
+
+class BootstrapAdmin(msgspec.Struct, frozen=True):
+    """The first administrator, from ``ALLSOURCE_BOOTSTRAP_ADMIN_*``."""
+
+    username: str
+    password: str
+    email: str
+
+    def __repr__(self) -> str:
+        return f"BootstrapAdmin(username={self.username!r})"
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str], *, password_min_length: int) -> BootstrapAdmin | None:
+        """Read the three variables; None where neither name nor password is given.
+
+        Raises:
+            ConfigurationError: for one without the other, or a short password.
+        """
+        prefix = "ALLSOURCE_BOOTSTRAP_ADMIN_"
+        problems: list[str] = []
+        username = environ.get(f"{prefix}USERNAME", "")
+        password = read_secret(environ, f"{prefix}PASSWORD", problems) or ""
+        email = environ.get(f"{prefix}EMAIL", "")
+        if not problems and bool(username) != bool(password):
+            problems.append(f"{prefix}USERNAME and {prefix}PASSWORD (or …_FILE) go together; one is missing")
+        if password and len(password) < password_min_length:
+            problems.append(f"{prefix}PASSWORD is shorter than auth.password_min_length, {password_min_length}")
+        if len(username) > 256 or not username.isprintable():
+            problems.append(f"{prefix}USERNAME must be at most 256 printable characters")
+        if problems:
+            raise ConfigurationError(problems)
+        return cls(username, password, email) if username else None

@@ -1,0 +1,106 @@
+"""Structured logs: one line an event, the same shape for our lines and those of the libraries.
+
+Lines are JSON, or readable on a terminal. Every line that is written while a request is served carries its
+``request_id`` and ``trace_id``; nothing that looks like a credential is ever written.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import MutableMapping
+from typing import Any, Final, TextIO
+
+import msgspec
+import structlog
+
+from allsource_shared.context import add_request_ids
+from allsource_shared.settings import LoggingSettings
+
+__all__ = ["configure_logging", "mask_secrets"]
+
+MASK: Final = "***"
+
+_SECRET_KEY: Final = re.compile(
+    r"password|passwd|secret|token|authorization|api_?key|ticket|cookie|credential|private_?key", re.IGNORECASE
+)
+# A signed token, an API key, whatever follows a bearer scheme, and the ticket of a stream address.
+_SECRET_VALUE: Final = re.compile(
+    r"eyJ[\w-]{5,}\.[\w-]*\.?[\w-]*|ask_[\w.-]{6,}|(?<=[Bb]earer )\S+|(?<=ticket=)[^&\s\"']+"
+)
+
+EventDict = MutableMapping[str, Any]
+
+
+def configure_logging(settings: LoggingSettings, *, service: str, stream: TextIO | None = None) -> None:
+    """Send the lines of structlog and of the standard library to one stream, in one format.
+
+    Args:
+        settings: level and format.
+        service: named in every line.
+        stream: where lines go; standard error unless given.
+    """
+    stream = stream if stream is not None else sys.stderr
+    console = settings.format == "console" or (settings.format == "auto" and stream.isatty())
+    level = logging.getLevelNamesMapping()[settings.level.upper()]
+
+    def add_service(_logger: Any, _method: str, event: EventDict) -> EventDict:
+        event["service"] = service
+        return event
+
+    shared: list[structlog.typing.Processor] = [
+        structlog.stdlib.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        add_service,
+        add_request_ids,
+        mask_secrets,
+    ]
+    last: list[structlog.typing.Processor]
+    if console:
+        last = [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
+    else:
+        # A traceback becomes text only here, and may quote a secret: it is masked as well.
+        last = [
+            structlog.processors.dict_tracebacks,
+            mask_secrets,
+            structlog.processors.JSONRenderer(serializer=_to_json),
+        ]
+    structlog.configure(
+        processors=[*shared, *last],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(stream),
+        cache_logger_on_first_use=True,
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
+        )
+    )
+    logging.basicConfig(handlers=[handler], level=max(level, logging.INFO), force=True)
+
+
+def mask_secrets(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    """The structlog processor that replaces whatever is, or looks like, a credential by ``***``."""
+    for key, value in event.items():
+        if _SECRET_KEY.search(key):
+            event[key] = MASK
+        else:
+            event[key] = _mask(value)
+    return event
+
+
+def _mask(value: Any) -> Any:
+    if isinstance(value, str):
+        return _SECRET_VALUE.sub(MASK, value)
+    if isinstance(value, dict):
+        return {key: MASK if _SECRET_KEY.search(str(key)) else _mask(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_mask(inner) for inner in value]
+    return value
+
+
+def _to_json(event: EventDict, **_options: Any) -> str:
+    return msgspec.json.encode(event, enc_hook=str).decode()

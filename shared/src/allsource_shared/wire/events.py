@@ -1,0 +1,165 @@
+"""Events: what is appended, what is answered, what is read back."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Final, Literal
+from uuid import UUID
+
+import msgspec
+from msgspec import Meta, Raw
+
+__all__ = [
+    "BATCH_EVENTS_MAX",
+    "PAGE_LIMIT_DEFAULT",
+    "PAGE_LIMIT_MAX",
+    "WAIT_MS_MAX",
+    "AppendOptions",
+    "AppendedBatch",
+    "AppendedEvent",
+    "EventBatch",
+    "EventPage",
+    "EventView",
+    "ExpectedVersion",
+    "Instant",
+    "NewEvent",
+    "QueryParameters",
+    "ReadOptions",
+]
+
+BATCH_EVENTS_MAX: Final = 10_000
+PAGE_LIMIT_DEFAULT: Final = 100
+PAGE_LIMIT_MAX: Final = 10_000
+WAIT_MS_MAX: Final = 30_000
+
+Instant = Annotated[datetime, Meta(tz=True, description="RFC 3339, with `Z` or an offset.")]
+
+ExpectedVersion = Annotated[
+    int | str,
+    Meta(description='The entity\'s last version, 0 or "none" for an entity without events, "exists" or "any".'),
+]
+
+
+class NewEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """An event as its author gives it.
+
+    Attributes:
+        event_type: 1–256 bytes, ``order.placed``.
+        entity_id: 1–512 bytes: the stream that the event belongs to.
+        payload: any JSON up to 1 MiB; kept as the bytes that came.
+        metadata: a JSON object up to 16 KiB, or null.
+        tags: up to 32 of up to 256 bytes.
+        timestamp: when it happened, RFC 3339; the time of recording where absent.
+        event_id: a UUID as idempotency key; assigned where absent.
+        expected_version: refuse the append unless the entity is at this version.
+    """
+
+    event_type: str
+    entity_id: str
+    payload: Raw
+    metadata: Raw | None = None
+    tags: list[str] = []
+    timestamp: Instant | None = None
+    event_id: UUID | None = None
+    expected_version: ExpectedVersion | None = None
+
+
+class EventBatch(msgspec.Struct, gc=False, forbid_unknown_fields=True):
+    """Up to 10,000 events that are appended whole or not at all.
+
+    Attributes:
+        events: in the order in which they get their positions.
+        expected_versions: entity id to the version it must be at before the batch.
+    """
+
+    events: list[NewEvent]
+    expected_versions: dict[str, ExpectedVersion] = {}
+
+
+class AppendOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Query parameters of an append. `dry_run` answers what would happen and stores nothing."""
+
+    dry_run: bool = False
+
+
+class AppendedEvent(msgspec.Struct, omit_defaults=True, gc=False):
+    """Where an event was put. `duplicate`: it was there before; this is its first answer again."""
+
+    event_id: str
+    timestamp: str
+    recorded_at: str
+    version: int
+    position: int
+    duplicate: bool = False
+    dry_run: bool = False
+
+
+class AppendedBatch(msgspec.Struct, omit_defaults=True):
+    """Where a batch was put. `events` is left out with ``Prefer: return=minimal``."""
+
+    count: int
+    first_position: int
+    last_position: int
+    duplicate: bool = False
+    dry_run: bool = False
+    events: list[AppendedEvent] | None = None
+
+
+class EventView(msgspec.Struct, gc=False):
+    """An event as it is read back. Times are RFC 3339 in UTC with microseconds."""
+
+    id: str
+    event_type: str
+    entity_id: str
+    tenant_id: str
+    payload: Raw
+    metadata: Raw | None
+    tags: tuple[str, ...]
+    timestamp: str
+    recorded_at: str
+    version: int
+    position: int
+
+
+class ReadOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Query parameters of every read: wait until the store holds this position.
+
+    Attributes:
+        min_position: the position of an append that the answer must reflect.
+        wait_ms: how long to wait for it, at most.
+    """
+
+    min_position: Annotated[int, Meta(ge=0, lt=2**53)] = 0
+    wait_ms: Annotated[int, Meta(ge=0, le=WAIT_MS_MAX)] = 0
+
+
+class QueryParameters(ReadOptions, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Query parameters of ``GET events/query``. All that are given must hold.
+
+    Attributes:
+        tag: may be given several times; an event must bear all of them.
+        since, until, as_of: bounds of `timestamp`, RFC 3339, all inclusive.
+        after_position, before_position: exclusive bounds of `position`.
+        order: of positions.
+        cursor: `next_cursor` of the page before, with the same other parameters.
+    """
+
+    entity_id: str | None = None
+    event_type: str | None = None
+    tag: list[str] = []
+    since: Instant | None = None
+    until: Instant | None = None
+    as_of: Instant | None = None
+    after_position: Annotated[int, Meta(ge=0, lt=2**53)] | None = None
+    before_position: Annotated[int, Meta(ge=1, le=2**53)] | None = None
+    order: Literal["asc", "desc"] = "asc"
+    limit: Annotated[int, Meta(ge=1, le=PAGE_LIMIT_MAX)] | None = None
+    cursor: str | None = None
+
+
+class EventPage(msgspec.Struct):
+    """One page of a query. `next_cursor` is null on the last one there is at present."""
+
+    events: list[EventView]
+    count: int
+    next_cursor: str | None
