@@ -189,7 +189,11 @@ class Committer:
                 self._closed = True
                 ready = [(loop, future) for _, _, loop, future in self._waiters]
                 self._waiters.clear()
-            self._writer.close(clean=clean)
+            try:
+                self._writer.close(clean=clean)
+            except OSError as error:
+                # Nothing that was acknowledged depends on the mark.
+                structlog.get_logger().warning("closing_mark_failed", error=str(error))
         _resolve(ready, StoreClosedError("the store was closed"))
         self._wake.release()
         self._thread.join()

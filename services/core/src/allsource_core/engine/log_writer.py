@@ -92,11 +92,17 @@ class LogWriter:
         return self._file
 
     def close(self, *, clean: bool) -> None:
-        """Close the file; `clean` leaves the mark that vouches for every byte before it."""
-        if self._file is None:
+        """Close the file; `clean` leaves the mark that vouches for every byte before it.
+
+        Raises:
+            OSError: the mark could not be left. The file is closed, and every committed record is on disk.
+        """
+        file, self._file = self._file, None
+        if file is None:
             return
-        if clean and self._offset > FILE_HEADER_BYTES:
-            self._file.append(frame(CLOSING_MARK, self._offset))
-            self._file.sync()
-        self._file.close()
-        self._file = None
+        try:
+            if clean and self._offset > FILE_HEADER_BYTES:
+                file.append(frame(CLOSING_MARK, self._offset))
+                file.sync()
+        finally:
+            file.close()

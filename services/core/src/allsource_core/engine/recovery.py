@@ -11,6 +11,7 @@ import mmap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 import msgspec
 import structlog
@@ -28,12 +29,14 @@ from allsource_core.engine.log_format import (
 
 __all__ = ["LogEnd", "RecoveryProgress", "recover_log"]
 
+_REPORT_SECONDS: Final = 0.1
+
 
 class RecoveryProgress(msgspec.Struct, frozen=True):
     """How far recovery is.
 
     Attributes:
-        phase: ``reading_log`` or ``done``.
+        phase: ``opening`` or ``reading_log``.
         bytes_done, bytes_total: of the log.
         seconds_left: an estimate from the rate so far; None at the beginning.
     """
@@ -149,7 +152,7 @@ def _check_unfinished(path: Path, data: memoryview, offset: int, *, is_last: boo
 
 
 class _ProgressMeter:
-    """Reports at most ten times a second."""
+    """Reports at the end of every file, and within one at most ten times a second."""
 
     def __init__(self, bytes_total: int, report: ReportProgress) -> None:
         self._bytes_total = bytes_total
@@ -159,11 +162,14 @@ class _ProgressMeter:
 
     def at(self, offset: int) -> None:
         now = time.monotonic()
-        if now - self._reported >= 0.1:
+        if now - self._reported >= _REPORT_SECONDS:
             self._reported = now
-            done = self._bytes_before + offset
-            left = (now - self._started) / done * (self._bytes_total - done)
-            self._report(RecoveryProgress("reading_log", done, self._bytes_total, round(left, 1)))
+            self._tell(self._bytes_before + offset, now)
 
     def file_done(self, size: int) -> None:
         self._bytes_before += size
+        self._tell(self._bytes_before, time.monotonic())
+
+    def _tell(self, done: int, now: float) -> None:
+        left = (now - self._started) / done * (self._bytes_total - done)
+        self._report(RecoveryProgress("reading_log", done, self._bytes_total, round(left, 1)))

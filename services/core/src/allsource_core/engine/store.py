@@ -155,8 +155,10 @@ class EventStore:
             if self._closed:
                 return
             self._closed = True
-        self._committer.close()
-        self._directory.close()
+        try:
+            self._committer.close()
+        finally:
+            self._directory.close()
 
     # --- appending ---
 

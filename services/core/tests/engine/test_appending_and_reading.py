@@ -1,0 +1,190 @@
+"""What an append stores and what the reads give back."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+
+from allsource_core.engine import EventQuery, InvalidEventError, NewEvent, StoreClosedError, VersionConflictError
+from allsource_core.engine.events import position_of_server_id, server_id
+
+from .stores import TENANT, TurnableClock, new_event, open_store
+
+
+def test_events_come_back_as_they_were_appended_after_a_restart(tmp_path: Path) -> None:
+    happened = datetime(2013, 1, 1, 10, 15, 0, 123456, tzinfo=UTC)
+    event = new_event(payload=b'{"b": 1.50, "a": [1e5, 9007199254740993]}', tags=["x", "y"], timestamp=happened)
+    with open_store(tmp_path / "s") as store:
+        (stored,) = store.append(TENANT, [event]).events
+    with open_store(tmp_path / "s") as store:
+        (read,) = store.read(TENANT)
+    assert read == stored
+    assert read.payload == b'{"b": 1.50, "a": [1e5, 9007199254740993]}'
+    assert (read.tags, read.version, read.position) == (("x", "y"), 1, 1)
+    assert read.timestamp == int(happened.timestamp()) * 1_000_000 + 123456
+
+
+def test_versions_count_per_entity_and_tenant_and_positions_over_all(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s") as store:
+        first = store.append("a", [new_event("x"), new_event("y"), new_event("x")]).events
+        second = store.append("b", [new_event("x")]).events
+        third = store.append("a", [new_event("x")]).events
+    assert [(e.version, e.position) for e in [*first, *second, *third]] == [(1, 1), (1, 2), (2, 3), (1, 4), (3, 5)]
+
+
+def test_tenants_see_nothing_of_each_other(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s") as store:
+        (mine,) = store.append("a", [new_event("x", tags=["t"])]).events
+        query = EventQuery(entity_id="x", event_type="order.placed", tags=("t",))
+        assert list(store.read("b")) == list(store.read("b", query)) == []
+        assert store.get("b", mine.id) is None
+        assert store.get("a", mine.id) == mine
+
+
+def test_recorded_time_never_goes_back_even_if_the_clock_does(tmp_path: Path) -> None:
+    clock = TurnableClock()
+    with open_store(tmp_path / "s", clock=clock) as store:
+        store.append(TENANT, [new_event()])
+        clock.now -= 3_600_000_000
+        store.append(TENANT, [new_event()])
+    clock.now -= 3_600_000_000
+    with open_store(tmp_path / "s", clock=clock) as store:
+        store.append(TENANT, [new_event()])
+        recorded = [event.recorded_at for event in store.read(TENANT)]
+    assert recorded == [1_700_000_000_000_000] * 3
+
+
+def test_a_server_id_is_a_version_7_uuid_that_carries_time_and_position() -> None:
+    made = server_id(1_700_000_000_123_456, 42)
+    assert made.version == 7
+    assert made.variant == uuid.RFC_4122
+    assert made.int >> 80 == 1_700_000_000_123
+    assert position_of_server_id(made) == 42
+
+
+def test_an_event_is_found_by_its_own_id_and_by_no_other(tmp_path: Path) -> None:
+    client_id = uuid.uuid4()
+    with open_store(tmp_path / "s") as store:
+        (by_server,) = store.append(TENANT, [new_event()]).events
+        (by_client,) = store.append(TENANT, [new_event(event_id=client_id)]).events
+        assert store.get(TENANT, by_server.id) == by_server
+        assert store.get(TENANT, client_id) == by_client
+        # The id that the server would have given to an event that has its author's, and one with another time.
+        assert store.get(TENANT, server_id(by_client.recorded_at, by_client.position)) is None
+        assert store.get(TENANT, server_id(by_server.recorded_at + 1_000_000, by_server.position)) is None
+        assert store.get(TENANT, uuid.uuid4()) is None
+
+
+@pytest.mark.parametrize(
+    ("expected", "holds_at"),
+    [(0, {0}), ("none", {0}), (1, {1}), (2, {2}), ("exists", {1, 2}), ("any", {0, 1, 2})],
+)
+@pytest.mark.parametrize("version", [0, 1, 2])
+def test_an_expected_version_decides(tmp_path: Path, expected: int | str, holds_at: set[int], version: int) -> None:
+    with open_store(tmp_path / "s") as store:
+        if version:
+            store.append(TENANT, [new_event("x")] * version)
+        if version in holds_at:
+            store.append(TENANT, [new_event("x")], expected_versions={"x": expected})
+            assert store.last_position == version + 1
+        else:
+            with pytest.raises(VersionConflictError) as refusal:
+                store.append(TENANT, [new_event("y"), new_event("x")], expected_versions={"x": expected})
+            assert (refusal.value.expected, refusal.value.actual) == (expected, version)
+            assert store.last_position == version
+
+
+def test_an_events_own_expected_version_counts_the_events_before_it_in_the_batch(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s") as store:
+        store.append(TENANT, [new_event("x", expected_version=0), new_event("x", expected_version=1)])
+        with pytest.raises(VersionConflictError):
+            store.append(TENANT, [new_event("x", expected_version=2), new_event("x", expected_version=2)])
+        assert store.last_position == 2
+
+
+def test_a_dry_run_answers_like_an_append_and_stores_nothing(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s") as store:
+        store.append(TENANT, [new_event("x")])
+        foretold = store.append(TENANT, [new_event("x"), new_event("z")], dry_run=True)
+        assert foretold.dry_run
+        assert [(e.version, e.position) for e in foretold.events] == [(2, 2), (1, 3)]
+        assert store.last_position == 1
+        with pytest.raises(VersionConflictError):
+            store.append(TENANT, [new_event("x")], expected_versions={"x": 0}, dry_run=True)
+        assert [(e.version, e.position) for e in store.append(TENANT, [new_event("x")]).events] == [(2, 2)]
+
+
+def test_a_read_that_began_does_not_see_later_events(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s") as store:
+        store.append(TENANT, [new_event(), new_event()])
+        reading = store.read(TENANT)
+        next(reading)
+        store.append(TENANT, [new_event()])
+        assert [event.position for event in reading] == [2]
+
+
+def test_line_breaks_between_tokens_go_and_nothing_else_changes(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s") as store:
+        broken = b'{\r\n "b": 1.50,\n "a" : "x\\ny\xc3\xa9",\t"c":1E+2}'
+        spaced = b'{ "b" :  1.50 }'
+        store.append(TENANT, [new_event(payload=broken), new_event(payload=spaced)])
+        payloads = [event.payload for event in store.read(TENANT)]
+    assert payloads == [b'{"b":1.50,"a":"x\\ny\xc3\xa9","c":1E+2}', spaced]
+
+
+@pytest.mark.parametrize(
+    ("event", "field"),
+    [
+        (new_event(payload=b'"\xff"'), "payload"),
+        (new_event(payload=b"1e999"), "payload"),
+        (new_event(payload=b"-1E+400"), "payload"),
+        (new_event(payload=b"1" * 5000), "payload"),
+        (new_event(payload=b"[" * 65 + b"]" * 65), "payload"),
+        (new_event(payload=b'{"a":' * 65 + b"1" + b"}" * 65), "payload"),
+        (new_event(payload=b'"' + b"x" * 1024 * 1024 + b'"'), "payload"),
+        (new_event(metadata=new_event(payload=b"[1]").payload), "metadata"),
+        (new_event(metadata=new_event(payload=b'{"a":"' + b"x" * 16384 + b'"}').payload), "metadata"),
+        (new_event(""), "entity_id"),
+        (new_event("."), "entity_id"),
+        (new_event("a\nb"), "entity_id"),
+        (new_event("é" * 257), "entity_id"),
+        (new_event(event_type=".."), "event_type"),
+        (new_event(event_type="x" * 257), "event_type"),
+        (new_event(tags=["t"] * 33), "tags"),
+        (new_event(tags=["ok", "a\x00"]), "tags[1]"),
+        (new_event(timestamp=datetime.now(UTC) + timedelta(minutes=6)), "timestamp"),
+        (new_event(timestamp=datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14)))), "timestamp"),
+        (new_event(expected_version="latest"), "expected_version"),
+        (new_event(expected_version=-1), "expected_version"),
+    ],
+)
+def test_an_event_that_breaks_a_rule_is_named_and_nothing_is_stored(
+    tmp_path: Path, event: NewEvent, field: str
+) -> None:
+    with open_store(tmp_path / "s") as store:
+        with pytest.raises(InvalidEventError) as refusal:
+            store.append(TENANT, [new_event(), event])
+        assert (refusal.value.index, refusal.value.field) == (1, field)
+        assert store.last_position == 0
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [b"[" * 64 + b"]" * 64, b'"' + b"[" * 200 + b'"', b"1" * 300, b"1e308", b"null", b'"' + b"x" * 1048574 + b'"'],
+)
+def test_a_payload_at_the_limit_is_taken(tmp_path: Path, payload: bytes) -> None:
+    with open_store(tmp_path / "s") as store:
+        store.append(TENANT, [new_event(payload=payload)])
+    with open_store(tmp_path / "s") as store:
+        assert [event.payload for event in store.read(TENANT)] == [payload]
+
+
+def test_a_closed_store_refuses_appends(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "s")
+    store.close()
+    store.close()
+    with pytest.raises(StoreClosedError):
+        store.append(TENANT, [new_event()])

@@ -1,0 +1,102 @@
+"""Appends that wait at the same time share a write and a sync, whoever makes them."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from pathlib import Path
+
+import pytest
+
+from allsource_core.engine import EventStore, StoreClosedError, VersionConflictError
+
+from .stores import TENANT, FaultyFilesystem, new_event, open_store
+
+
+async def _many_tasks(store: EventStore, tasks: int, each: int) -> None:
+    async def write(task: int) -> None:
+        for _ in range(each):
+            await store.append_async(TENANT, [new_event(f"e-{task}")])
+
+    await asyncio.gather(*(write(task) for task in range(tasks)))
+
+
+def test_tasks_share_syncs(tmp_path: Path) -> None:
+    filesystem = FaultyFilesystem()
+    with open_store(tmp_path / "s", filesystem=filesystem) as store:
+        asyncio.run(_many_tasks(store, 32, 20))
+        assert store.last_position == 640
+        assert filesystem.syncs < 640 / 2
+
+
+def test_threads_and_tasks_together_keep_order_and_gapless_versions(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s") as store:
+
+        def write(thread: int) -> None:
+            for _ in range(100):
+                store.append(TENANT, [new_event("shared"), new_event(f"t-{thread}")])
+
+        threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        asyncio.run(_many_tasks(store, 8, 50))
+        for thread in threads:
+            thread.join()
+    with open_store(tmp_path / "s") as store:
+        events = list(store.read(TENANT))
+        shared = [event.version for event in events if event.entity_id == "shared"]
+    assert [event.position for event in events] == list(range(1, 2001))
+    assert shared == list(range(1, 801))
+
+
+def test_of_overlapping_writers_under_one_expected_version_exactly_one_wins(tmp_path: Path) -> None:
+    async def race(store: EventStore) -> list[object]:
+        appends = [store.append_async(TENANT, [new_event("x", expected_version=0)]) for _ in range(50)]
+        return list(await asyncio.gather(*appends, return_exceptions=True))
+
+    with open_store(tmp_path / "s") as store:
+        answers = asyncio.run(race(store))
+        assert sum(isinstance(answer, VersionConflictError) for answer in answers) == 49
+        assert store.last_position == 1
+
+
+def test_an_event_is_visible_to_readers_when_its_append_returns(tmp_path: Path) -> None:
+    async def check(store: EventStore) -> None:
+        for number in range(1, 50):
+            (event,) = (await store.append_async(TENANT, [new_event()])).events
+            assert store.last_position >= event.position == number
+            assert store.get(TENANT, event.id) is not None
+
+    with open_store(tmp_path / "s") as store:
+        asyncio.run(check(store))
+
+
+def test_waiting_for_a_position_ends_when_it_is_durable_or_the_time_is_over(tmp_path: Path) -> None:
+    async def check(store: EventStore) -> None:
+        assert not await store.wait_for(1, 0)
+        waiting = asyncio.create_task(store.wait_for(2, 30))
+        await store.append_async(TENANT, [new_event()])
+        assert not waiting.done()
+        await store.append_async(TENANT, [new_event()])
+        assert await waiting
+        for _ in range(3):
+            assert not await store.wait_for(100, 0.01)
+
+    with open_store(tmp_path / "s") as store:
+        asyncio.run(check(store))
+        assert store._committer._waiters == [], "a wait that timed out leaves nothing behind"
+
+
+def test_closing_makes_durable_what_is_under_way_and_refuses_who_waits_for_more(tmp_path: Path) -> None:
+    async def check(store: EventStore) -> None:
+        appends = [asyncio.create_task(store.append_async(TENANT, [new_event()])) for _ in range(20)]
+        forever = asyncio.create_task(store.wait_for(1000, 30))
+        await asyncio.sleep(0)
+        await asyncio.to_thread(store.close)
+        await asyncio.gather(*appends)
+        with pytest.raises(StoreClosedError):
+            await forever
+
+    asyncio.run(check(open_store(tmp_path / "s")))
+    with open_store(tmp_path / "s") as store:
+        assert store.last_position == 20

@@ -1,0 +1,117 @@
+"""Appends with client event ids: a repetition is answered, a change is refused, a mixture stores nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import UUID
+
+import pytest
+
+from allsource_core.engine import EventIdConflictError, InvalidEventError, NewEvent, Raw
+
+from .stores import TENANT, TurnableClock, new_event, open_store
+
+A, B, C = (UUID(int=number) for number in (1, 2, 3))
+
+
+def test_a_repetition_gets_the_first_answer_and_stores_nothing_also_after_a_restart(tmp_path: Path) -> None:
+    batch = [new_event("x", event_id=A), new_event("y", event_id=B)]
+    with open_store(tmp_path / "s") as store:
+        first = store.append(TENANT, batch)
+        again = store.append(TENANT, batch)
+        assert (first.duplicate, again.duplicate) == (False, True)
+    with open_store(tmp_path / "s") as store:
+        later = store.append(TENANT, batch)
+        assert later.duplicate
+        assert first.events == again.events == later.events
+        assert store.last_position == 2
+
+
+def test_a_repetition_in_other_cuts_is_still_a_repetition(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s") as store:
+        store.append(TENANT, [new_event("x", event_id=A)])
+        store.append(TENANT, [new_event("x", event_id=B)])
+        assert store.append(TENANT, [new_event("x", event_id=A), new_event("x", event_id=B)]).duplicate
+        assert store.append(TENANT, [new_event("x", event_id=B)]).duplicate
+
+
+def test_ids_are_checked_before_versions(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s") as store:
+        event = new_event("x", event_id=A, expected_version=0)
+        store.append(TENANT, [event])
+        assert store.append(TENANT, [event], expected_versions={"x": 0}).duplicate
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        new_event("other", event_id=A),
+        new_event("x", event_type="order.paid", event_id=A),
+        new_event("x", b'{"n":2}', event_id=A),
+        new_event("x", event_id=A, tags=["t"]),
+        new_event("x", event_id=A, metadata=Raw(b"{}")),
+        new_event("x", event_id=A, timestamp=datetime(2013, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_a_known_id_with_other_content_is_a_conflict(tmp_path: Path, changed: NewEvent) -> None:
+    with open_store(tmp_path / "s") as store:
+        store.append(TENANT, [new_event("x", event_id=A)])
+        with pytest.raises(EventIdConflictError) as refusal:
+            store.append(TENANT, [changed])
+        assert (refusal.value.conflicts, refusal.value.changed) == ([(0, A)], True)
+        assert store.last_position == 1
+
+
+def test_a_batch_of_which_a_part_is_known_is_a_conflict_that_names_the_known_ids(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s") as store:
+        store.append(TENANT, [new_event("x", event_id=B)])
+        for newcomer in (new_event("x", event_id=C), new_event("x")):
+            with pytest.raises(EventIdConflictError) as refusal:
+                store.append(TENANT, [newcomer, new_event("x", event_id=B)])
+            assert (refusal.value.conflicts, refusal.value.changed) == ([(1, B)], False)
+        assert store.last_position == 1
+
+
+def test_events_without_an_id_belong_to_a_repetition_if_they_stand_where_they_stood(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s") as store:
+        batch = [new_event("a"), new_event("x", event_id=A), new_event("y")]
+        first = store.append(TENANT, batch)
+        again = store.append(TENANT, batch)
+        assert again.duplicate
+        assert again.events == first.events
+
+
+def test_an_id_is_unique_in_its_tenant_only(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s") as store:
+        store.append("a", [new_event("x", event_id=A)])
+        assert not store.append("b", [new_event("x", event_id=A)]).duplicate
+        assert store.last_position == 2
+
+
+def test_an_id_that_the_server_gave_counts_as_known(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s", clock=TurnableClock()) as store:
+        (event,) = store.append(TENANT, [new_event("x")]).events
+        assert store.append(TENANT, [new_event("x", event_id=event.id)]).duplicate
+        with pytest.raises(EventIdConflictError):
+            store.append(TENANT, [new_event("z", event_id=event.id)])
+
+
+def test_an_id_twice_in_one_batch_is_invalid(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s") as store:
+        with pytest.raises(InvalidEventError) as refusal:
+            store.append(TENANT, [new_event(event_id=A), new_event(event_id=A)])
+        assert (refusal.value.index, refusal.value.field) == (1, "event_id")
+
+
+async def _append_at_once(path: Path) -> tuple[int, int]:
+    with open_store(path) as store:
+        batch = [new_event("x", event_id=A), new_event("x", event_id=B)]
+        answers = await asyncio.gather(*(store.append_async(TENANT, batch) for _ in range(20)))
+        assert all(answer.events == answers[0].events for answer in answers)
+        return sum(not answer.duplicate for answer in answers), store.last_position
+
+
+def test_of_overlapping_repetitions_one_is_stored(tmp_path: Path) -> None:
+    assert asyncio.run(_append_at_once(tmp_path / "s")) == (1, 2)
