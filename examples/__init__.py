@@ -1,0 +1,1 @@
+"""Programs that use AllSource from outside, as its users do."""
