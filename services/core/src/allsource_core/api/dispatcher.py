@@ -126,7 +126,8 @@ class Dispatcher:
     def _finish(self, method: str, operation: str, status: int, seconds: float) -> None:
         method = method if method in _METHODS else "other"
         self._metrics.answered(operation, method, status, seconds)
-        if status >= self._log_from_status:
+        # Probes come every second; what they find while the store recovers is in its own log lines.
+        if status >= self._log_from_status and not operation.startswith("health"):
             structlog.get_logger().info(
                 "request",
                 operation=operation,
