@@ -11,7 +11,7 @@ SOURCES := shared services tests tools examples
 COMPOSE ?= docker-compose
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo test check fmt bench docs lock up down clean
+.PHONY: help run demo test check fmt soak bench docs lock up down clean
 
 ##@ Use
 run: $(VENV)/.run ## Start both services with generated development secrets; Ctrl-C stops them (CONFIG=file.toml)
@@ -45,6 +45,10 @@ fmt: $(VENV)/.dev ## Format and fix what can be fixed
 
 docs: $(VENV)/.dev ## Write the generated pages of docs/ anew
 	$(BIN)/python -m tools.generate_docs
+
+soak: $(VENV)/.dev ## The long forms of the tests: 2,000 crashes, the whole year of flights (about half an hour)
+	ALLSOURCE_CRASHES=2000 $(BIN)/python -m pytest -o timeout=3600 services/core/tests/engine/test_kill_minus_nine.py
+	ALLSOURCE_DEMO_FLIGHTS=all $(BIN)/python -m pytest -o timeout=3600 tests/e2e/test_flights_demo.py
 
 bench: $(VENV)/.dev ## Run the benchmarks; one JSON object a line, and docs/performance.md from them
 	$(BIN)/python -m tools.bench

@@ -22,6 +22,7 @@ __all__ = [
     "SECTIONS",
     "ConfigurationError",
     "argument_parser",
+    "describe_keys",
     "is_secret",
     "load_settings",
     "read_dev_mode",

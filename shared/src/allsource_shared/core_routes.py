@@ -12,6 +12,15 @@ __all__ = ["API_PREFIX", "CORE_ROUTES"]
 
 API_PREFIX: Final = "/api/v1"
 
+_APPEND_PROBLEMS: Final = (
+    "invalid_event",
+    "version_conflict",
+    "event_id_conflict",
+    "read_only",
+    "overloaded",
+    "append_uncertain",
+)
+
 CORE_ROUTES: Final = RouteTable(
     [
         Route(
@@ -74,7 +83,7 @@ CORE_ROUTES: Final = RouteTable(
             request=events.NewEvent,
             response=events.AppendedEvent,
             status=201,
-            problems=("invalid_event", "version_conflict", "event_id_conflict", "read_only", "append_uncertain"),
+            problems=_APPEND_PROBLEMS,
             lenient=True,
         ),
         Route(
@@ -88,7 +97,7 @@ CORE_ROUTES: Final = RouteTable(
             request_types=(JSON, NDJSON),
             response=events.AppendedBatch,
             status=201,
-            problems=("invalid_event", "version_conflict", "event_id_conflict", "read_only", "append_uncertain"),
+            problems=_APPEND_PROBLEMS,
         ),
         Route(
             operation="query_events",

@@ -14,6 +14,7 @@ from typing import Any, Final, TextIO
 
 import msgspec
 import structlog
+from structlog.tracebacks import ExceptionDictTransformer
 
 from allsource_shared.context import add_request_ids
 from allsource_shared.settings import LoggingSettings
@@ -29,6 +30,10 @@ _SECRET_KEY: Final = re.compile(
 _SECRET_VALUE: Final = re.compile(
     r"eyJ[\w-]{5,}\.[\w-]*\.?[\w-]*|ask_[\w.-]{6,}|(?<=[Bb]earer )\S+|(?<=ticket=)[^&\s\"']+"
 )
+
+# What later processors still need as it is: the exception, which is masked once it is text, and the record of a
+# foreign logger.
+_NOT_TEXT_YET: Final = frozenset({"exc_info", "_record", "_from_structlog"})
 
 EventDict = MutableMapping[str, Any]
 
@@ -56,13 +61,18 @@ def configure_logging(settings: LoggingSettings, *, service: str, stream: TextIO
         add_request_ids,
         mask_secrets,
     ]
+    # A traceback becomes text only in `last`, and may quote a secret: it is masked as well. Local variables, where
+    # request bodies and passwords are, never get into one.
     last: list[structlog.typing.Processor]
     if console:
-        last = [structlog.dev.ConsoleRenderer(colors=stream.isatty())]
-    else:
-        # A traceback becomes text only here, and may quote a secret: it is masked as well.
         last = [
-            structlog.processors.dict_tracebacks,
+            structlog.processors.format_exc_info,
+            mask_secrets,
+            structlog.dev.ConsoleRenderer(colors=stream.isatty()),
+        ]
+    else:
+        last = [
+            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
             mask_secrets,
             structlog.processors.JSONRenderer(serializer=_to_json),
         ]
@@ -85,10 +95,9 @@ def configure_logging(settings: LoggingSettings, *, service: str, stream: TextIO
 def mask_secrets(_logger: Any, _method: str, event: EventDict) -> EventDict:
     """The structlog processor that replaces whatever is, or looks like, a credential by ``***``."""
     for key, value in event.items():
-        if _SECRET_KEY.search(key):
-            event[key] = MASK
-        else:
-            event[key] = _mask(value)
+        if key in _NOT_TEXT_YET:
+            continue
+        event[key] = MASK if _SECRET_KEY.search(key) else _mask(value)
     return event
 
 
@@ -99,7 +108,10 @@ def _mask(value: Any) -> Any:
         return {key: MASK if _SECRET_KEY.search(str(key)) else _mask(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_mask(inner) for inner in value]
-    return value
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    # Whatever else it is, it will be text in the line: an exception may quote what it refused.
+    return _SECRET_VALUE.sub(MASK, value.decode(errors="replace") if isinstance(value, bytes) else str(value))
 
 
 def _to_json(event: EventDict, **_options: Any) -> str:

@@ -89,6 +89,11 @@ PROBLEMS: Final[dict[str, ProblemKind]] = {
     "starting": ProblemKind(503, "Starting", "The store is recovering; `/health/ready` shows how far it is."),
     "stopping": ProblemKind(503, "Stopping", "The service is shutting down and takes no new requests."),
     "read_only": ProblemKind(503, "Read only", "The store takes no appends at present. Nothing was stored."),
+    "overloaded": ProblemKind(
+        503,
+        "Overloaded",
+        "Too much is waiting for the disk. Nothing was stored; try again after `Retry-After` seconds.",
+    ),
     "append_uncertain": ProblemKind(
         503,
         "Append uncertain",
@@ -96,7 +101,7 @@ PROBLEMS: Final[dict[str, ProblemKind]] = {
         "Repeating is safe only with event ids.",
     ),
     "core_unavailable": ProblemKind(
-        503, "Core unavailable", "The gateway can't reach the core. Nothing is known of the request if it was a write."
+        503, "Core unavailable", "The gateway can't reach the core; `detail` says whether a write may have happened."
     ),
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Final, Literal
 from uuid import UUID
 
 import msgspec
@@ -32,6 +32,12 @@ PAGE_LIMIT_DEFAULT: Final = 100
 PAGE_LIMIT_MAX: Final = 10_000
 WAIT_MS_MAX: Final = 30_000
 
+if TYPE_CHECKING:
+    OptionalRaw = Raw | None
+else:
+    # msgspec takes `Raw | None` for null alone and refuses every object; `Raw` takes null as well.
+    OptionalRaw = Raw
+
 Instant = Annotated[datetime, Meta(tz=True, description="RFC 3339, with `Z` or an offset.")]
 
 ExpectedVersion = Annotated[
@@ -57,7 +63,7 @@ class NewEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     event_type: str
     entity_id: str
     payload: Raw
-    metadata: Raw | None = None
+    metadata: OptionalRaw = None
     tags: list[str] = []
     timestamp: Instant | None = None
     event_id: UUID | None = None
@@ -113,7 +119,7 @@ class EventView(msgspec.Struct, gc=False):
     entity_id: str
     tenant_id: str
     payload: Raw
-    metadata: Raw | None
+    metadata: OptionalRaw
     tags: tuple[str, ...]
     timestamp: str
     recorded_at: str

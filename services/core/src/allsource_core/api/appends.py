@@ -18,11 +18,8 @@ from allsource_core.api.requests import Bodies, body_error, decode_body, media_t
 from allsource_core.engine import Appended, EventStore, InvalidEventError
 from allsource_core.engine.appends import Expected
 from allsource_core.engine.limits import NESTING_MAX
-from allsource_core.engine.payloads import nesting_depth
-from allsource_shared.problems import ApiError
 from allsource_shared.routes import NDJSON
 from allsource_shared.wire.events import (
-    BATCH_EVENTS_MAX,
     AppendedBatch,
     AppendOptions,
     EventBatch,
@@ -43,9 +40,11 @@ _line_decoder: Final = msgspec.json.Decoder(NewEvent)
 _TOO_DEEP: Final = f"must nest at most {NESTING_MAX} levels deep"
 _EVENTS_DEPTH: Final = 2
 """A comma at this depth, inside the object and the array of its events, is between two events."""
+_EVENT_NESTING: Final = 1
 _BATCH_NESTING: Final = 3
 """Levels around a payload: the object, the array, the event."""
-_STRUCTURE: Final = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{},]', re.DOTALL)
+# Possessive: a backtracking string would cost a hundred times its length in memory.
+_STRUCTURE: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},]', re.DOTALL)
 
 
 class AppendRoutes:
@@ -63,9 +62,10 @@ class AppendRoutes:
         body = await self._bodies.read(call.request)
         try:
             event = decode_body(_event_decoder, body)
+            note_unknown_fields(call, body, NewEvent)
         except RecursionError:
-            raise invalid_event("payload", _TOO_DEEP) from None
-        note_unknown_fields(call, body, NewEvent)
+            key, _ = await asyncio.to_thread(_deep_place, body, _EVENT_NESTING)
+            raise invalid_event(key or "$", _TOO_DEEP) from None
         try:
             appended = await self._append(call, [event], {}, options)
         except InvalidEventError as error:
@@ -84,13 +84,14 @@ class AppendRoutes:
         except RecursionError:
             # Finding the event means to walk the whole body; elsewhere, so that others are served meanwhile.
             index = await asyncio.to_thread(deep_event_index, body, lines=media == NDJSON)
-            raise invalid_event(f"events[{index}]", _TOO_DEEP) from None
+            raise invalid_event("events" if index is None else f"events[{index}]", _TOO_DEEP) from None
         appended = await self._append(call, batch.events, batch.expected_versions, options)
         events = appended.events
         answer = AppendedBatch(
             count=len(events),
-            first_position=min(events[0].position, events[-1].position),
-            last_position=max(events[0].position, events[-1].position),
+            # A repetition may name the events in another order than that of their positions.
+            first_position=min(event.position for event in events),
+            last_position=max(event.position for event in events),
             duplicate=appended.duplicate,
             dry_run=appended.dry_run,
         )
@@ -127,42 +128,55 @@ def _decode_lines(body: bytes) -> list[NewEvent]:
         RecursionError: an event is nested too deeply.
     """
     try:
-        events = _line_decoder.decode_lines(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _line_decoder.decode_lines(body)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         # Slower, line by line, to know which one it was.
-        lines = [line for line in body.split(b"\n") if line.strip()]
-        for index, line in enumerate(lines):
+        for index, line in enumerate(_lines(body)):
             try:
                 _line_decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as error:
-                raise body_error(error, f"events[{index}]") from None
-        raise
-    if len(events) > BATCH_EVENTS_MAX:
-        raise ApiError("invalid_event", f"events: must be at most {BATCH_EVENTS_MAX} events, are {len(events)}")
-    return events
+            except (msgspec.DecodeError, UnicodeDecodeError) as line_error:
+                raise body_error(line_error, f"events[{index}]") from None
+        raise body_error(error) from None
 
 
-def deep_event_index(body: bytes, *, lines: bool) -> int:
-    """Which event of a batch, from 0, has the place that nests more than anything allowed.
+def _lines(body: bytes) -> list[bytes]:
+    """The lines of an NDJSON body that are not empty; only what JSON calls white space makes one empty."""
+    return [line for line in body.split(b"\n") if line.strip(b" \t\r")]
+
+
+def deep_event_index(body: bytes, *, lines: bool) -> int | None:
+    """Which event of a batch, from 0, has the place that nests more than anything allowed; None if none has.
 
     Args:
         body: JSON that nests deeper than the decoder follows.
         lines: NDJSON, else ``{"events": [...]}``.
     """
     if lines:
-        for index, line in enumerate(line for line in body.split(b"\n") if line.strip()):
-            if nesting_depth(line) > NESTING_MAX:
-                return index
-        return 0
-    depth = index = 0
+        return next((index for index, line in enumerate(_lines(body)) if _deep_place(line, _EVENT_NESTING)[0]), None)
+    key, index = _deep_place(body, _BATCH_NESTING)
+    return index if key == "events" else None
+
+
+def _deep_place(body: bytes, outer: int) -> tuple[str, int]:
+    """Where a JSON object nests deeper than allowed: its key, or "", and how many commas one level below came before.
+
+    Args:
+        body: the object.
+        outer: levels around a payload.
+    """
+    depth = commas = 0
+    key = b""
     for match in _STRUCTURE.finditer(body):
         token = match[0]
         if token in b"[{":
             depth += 1
-            if depth > NESTING_MAX + _BATCH_NESTING:
-                break
+            if depth > NESTING_MAX + outer:
+                return key.strip(b'"').decode(errors="replace"), commas
         elif token in b"]}":
             depth -= 1
-        elif token == b"," and depth == _EVENTS_DEPTH:
-            index += 1
-    return index
+        elif token == b",":
+            commas += depth == _EVENTS_DEPTH
+        elif depth == 1:
+            # A value that nests comes right behind its key.
+            key, commas = token, 0
+    return "", 0

@@ -44,13 +44,18 @@ class Authenticator:
         """The principal of a request.
 
         Raises:
-            ApiError: ``unauthorized``; for ``X-Tenant-ID`` also ``reserved_tenant``, ``forbidden``, ``not_found``.
+            ApiError: ``unauthorized``, ``reserved_tenant``; for ``X-Tenant-ID`` also ``bad_header``, ``forbidden``,
+                ``not_found``.
         """
         claims = self._verifier.verify(_credential(request))
-        named = request.headers.get("X-Tenant-ID")
-        if named is not None:
+        if claims.tenant_id.startswith("_"):
+            raise ApiError("reserved_tenant", "the access token names a reserved tenant")
+        named = request.headers.getall("X-Tenant-ID", [])
+        if len(named) > 1:
+            raise ApiError("bad_header", "there is more than one X-Tenant-ID header")
+        if named:
             _check_tenant(
-                named, own=claims.tenant_id, may_choose=Permission.MANAGE_TENANTS in ROLE_PERMISSIONS[claims.role]
+                named[0], own=claims.tenant_id, may_choose=Permission.MANAGE_TENANTS in ROLE_PERMISSIONS[claims.role]
             )
         return Principal(
             user_id=claims.sub,

@@ -9,11 +9,13 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from datetime import datetime
 
 import msgspec
 
 from allsource_shared.problems import ApiError
 from allsource_shared.wire.events import QueryParameters
+from allsource_shared.wire.times import to_microseconds
 
 __all__ = ["decode_cursor", "encode_cursor"]
 
@@ -55,11 +57,16 @@ def _digest(parameters: QueryParameters) -> bytes:
         parameters.entity_id,
         parameters.event_type,
         parameters.tag,
-        parameters.since,
-        parameters.until,
-        parameters.as_of,
+        _instant(parameters.since),
+        _instant(parameters.until),
+        _instant(parameters.as_of),
         parameters.after_position,
         parameters.before_position,
         parameters.order,
     )
     return hashlib.blake2b(msgspec.msgpack.encode(selection), digest_size=8).digest()
+
+
+def _instant(instant: datetime | None) -> int | None:
+    """As a number: an instant of the year 1 or 9999 may have no date in UTC."""
+    return None if instant is None else to_microseconds(instant)

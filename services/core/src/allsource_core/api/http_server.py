@@ -48,7 +48,13 @@ class HttpServer(Server):
         self._keepalive_seconds = keepalive_seconds
 
     def __call__(self) -> RequestHandler:
-        return _Connection(self, loop=self._loop, keepalive_timeout=self._keepalive_seconds, access_log=_no_access_log)
+        return _Connection(
+            self,
+            loop=self._loop,
+            keepalive_timeout=self._keepalive_seconds,
+            access_log=_no_access_log,
+            auto_decompress=False,  # bodies are unpacked where they are read, with their limits
+        )
 
 
 class _Connection(RequestHandler):
@@ -65,7 +71,9 @@ class _Connection(RequestHandler):
         if status < 500:
             response = problem_response(ApiError("bad_request", "this is not a valid HTTP request"), ids.request_id)
         else:
-            self.log_exception("request_failed", exc_info=exc)
+            # A caller who hangs up is no failure of ours.
+            if not isinstance(exc, ConnectionError):
+                self.log_exception("request_failed", exc_info=exc)
             error = ApiError("internal_error", "the request failed; the log has the cause")
             response = problem_response(error, ids.request_id)
         response.force_close()

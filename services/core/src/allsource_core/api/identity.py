@@ -10,6 +10,7 @@ from aiohttp.web import StreamResponse
 from allsource_core.api.call import Call, json_response
 from allsource_core.api.requests import Bodies, decode_body, media_type, note_unknown_fields
 from allsource_core.identity.sign_in import SignInService
+from allsource_shared.problems import ApiError
 from allsource_shared.wire.identity import Login
 
 __all__ = ["IdentityRoutes"]
@@ -28,8 +29,11 @@ class IdentityRoutes:
         """``POST auth/login``."""
         media_type(call)
         body = await self._bodies.read(call.request)
-        login = decode_body(_login_decoder, body)
-        note_unknown_fields(call, body, Login)
+        try:
+            login = decode_body(_login_decoder, body)
+            note_unknown_fields(call, body, Login)
+        except RecursionError:
+            raise ApiError("invalid_body", "the body nests too deeply") from None
         response = json_response(await self._sign_in.sign_in(login.username, login.password))
         response.headers["Cache-Control"] = "no-store"
         return response

@@ -84,6 +84,10 @@ class ReadRoutes:
         )
         warn_of_ignored(response, call.ignored)
         await response.prepare(call.request)
+        if call.request.method == hdrs.METH_HEAD:
+            # aiohttp would write the lines all the same, and the caller take them for the next answer.
+            await response.write_eof()
+            return response
         views: list[EventView] = []
         size = 0
         async for events in self._store.read_async(call.principal.tenant_id, query):

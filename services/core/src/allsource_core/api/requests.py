@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import zlib
 from functools import lru_cache
 from typing import Any, Final, TypeVar, get_origin
 from urllib.parse import parse_qsl
@@ -18,10 +19,13 @@ from allsource_shared.problems import ApiError, ProblemItem
 
 __all__ = ["Bodies", "body_error", "decode_body", "media_type", "note_unknown_fields", "parse_query"]
 
+T = TypeVar("T")
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 _QUERY_FIELDS_MAX: Final = 100
 _ENCODINGS: Final = ("identity", "gzip", "deflate")
+_GZIP_MEMBERS_MAX: Final = 16
+"""A gzip body may be several concatenated ones; each costs a copy of what is behind it."""
 _BAD_ESCAPE: Final = re.compile("%(?![0-9A-Fa-f]{2})")
 # msgspec ends its messages with the place: ``… - at `$.events[3].payload` ``.
 _PLACE: Final = re.compile(r"(?s)(.*?) - at `(?:key in )?\$\.?(.*)`\Z")
@@ -50,18 +54,50 @@ class Bodies:
             raise ApiError("unsupported_media_type", f"Content-Encoding must be one of {', '.join(_ENCODINGS)}")
         if (request.content_length or 0) > self._bytes_max:
             raise self._too_large()
+        if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
+            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            request.writer.output_size = 0
         try:
             async with asyncio.timeout(self._timeout_seconds):
-                return await request.read()
+                body = await request.read()
+            if encoding == "identity":
+                return body
+            return await asyncio.to_thread(_unpack, body, encoding, self._bytes_max)
         except TimeoutError:
             raise ApiError("request_timeout", f"the body took longer than {self._timeout_seconds:g} s") from None
-        except HTTPRequestEntityTooLarge:
+        except (HTTPRequestEntityTooLarge, OverflowError):
             raise self._too_large() from None
-        except (RequestPayloadError, BadHttpMessage) as error:
+        except (RequestPayloadError, BadHttpMessage, zlib.error) as error:
             raise ApiError("bad_request", f"the body can't be read as {encoding}") from error
 
     def _too_large(self) -> ApiError:
         return ApiError("body_too_large", f"a body may have at most {self._bytes_max} bytes")
+
+
+def _unpack(body: bytes, encoding: str, bytes_max: int) -> bytes:
+    """Unpack a whole body. aiohttp would take one that was cut off for a shorter one: half of a batch.
+
+    Raises:
+        zlib.error: it is damaged, unfinished, or something follows it.
+        OverflowError: it unpacks to more than `bytes_max`.
+    """
+    if encoding == "gzip":
+        window = 16 + zlib.MAX_WBITS
+    else:
+        # `deflate` means zlib's format; some send the bare stream, whose first byte can't begin a zlib header.
+        window = zlib.MAX_WBITS if body[:1] and body[0] & 0x0F == zlib.DEFLATED else -zlib.MAX_WBITS
+    unpacked = bytearray()
+    for _ in range(_GZIP_MEMBERS_MAX if encoding == "gzip" else 1):
+        member = zlib.decompressobj(window)
+        unpacked += member.decompress(body, bytes_max + 1 - len(unpacked))
+        if len(unpacked) > bytes_max:
+            raise OverflowError
+        if not member.eof:
+            raise zlib.error("it ends too soon")
+        body = member.unused_data
+        if not body:
+            return bytes(unpacked)
+    raise zlib.error("something follows it")
 
 
 def media_type(call: Call) -> str:
@@ -80,7 +116,7 @@ def media_type(call: Call) -> str:
     return media
 
 
-def decode_body(decoder: msgspec.json.Decoder[StructT], body: bytes) -> StructT:
+def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
     """Decode a JSON body, once.
 
     Raises:
@@ -165,6 +201,10 @@ _fields_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 
 
 def note_unknown_fields(call: Call, body: bytes, struct: type[msgspec.Struct]) -> None:
-    """Note the fields of a lenient route's body that its struct doesn't have."""
+    """Note the fields of a lenient route's body that its struct doesn't have.
+
+    Raises:
+        ApiError, RecursionError: as `decode_body`: here the names of those fields are looked at for the first time.
+    """
     known = _parameters(struct)
-    call.ignored.extend(name for name in _fields_decoder.decode(body) if name not in known)
+    call.ignored.extend(name for name in decode_body(_fields_decoder, body) if name not in known)

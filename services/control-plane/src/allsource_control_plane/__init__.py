@@ -1,0 +1,1 @@
+"""The gateway in front of the AllSource core: the one port that clients see."""

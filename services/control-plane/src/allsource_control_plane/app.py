@@ -1,0 +1,35 @@
+"""The composition root: the only module that sees every part, and puts them together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from time import monotonic
+
+from allsource_control_plane.application import create_application
+from allsource_control_plane.gateway.core_client import CoreClient
+from allsource_control_plane.gateway.entry import GatewayEntry
+from allsource_control_plane.gateway.forwarder import Forwarder
+from allsource_control_plane.health import CoreProbe, HealthReport
+from allsource_control_plane.metrics import GatewayMetrics
+from allsource_control_plane.routes import GATEWAY_ROUTES, REACHABLE_ROUTES
+from allsource_control_plane.settings import ControlPlaneSettings
+
+__all__ = ["open_gateway"]
+
+
+@asynccontextmanager
+async def open_gateway(settings: ControlPlaneSettings) -> AsyncIterator[GatewayEntry]:
+    """The gateway as an ASGI callable; its connections to the core are closed when the block is left."""
+    async with CoreClient(settings.gateway) as client:
+        metrics = GatewayMetrics()
+        probe = CoreProbe(client, monotonic)
+        application = create_application(report=HealthReport(probe, monotonic), probe=probe, metrics=metrics)
+        yield GatewayEntry(
+            routes=REACHABLE_ROUTES,
+            own=GATEWAY_ROUTES,
+            application=application,  # type: ignore[arg-type]  # Litestar types ASGI messages one by one
+            forwarder=Forwarder(client, settings.gateway, metrics),
+            metrics=metrics,
+            logging=settings.logging,
+        )

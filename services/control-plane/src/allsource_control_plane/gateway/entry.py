@@ -1,0 +1,131 @@
+"""The outermost callable: every request begins and ends here.
+
+It reads the raw path once, with the table that both services share, and decides who answers. Whatever a framework
+behind it makes of the path decides nothing.
+"""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import Final
+
+import structlog
+
+from allsource_control_plane.asgi import Application, Receive, Scope, Send
+from allsource_control_plane.gateway.credentials import check_credentials, check_tenant
+from allsource_control_plane.gateway.exchange import Exchange
+from allsource_control_plane.gateway.forwarder import BrokenAnswerError, Forwarder
+from allsource_control_plane.gateway.request_body import ClientGoneError
+from allsource_control_plane.gateway.websockets import refuse_websocket
+from allsource_control_plane.metrics import GatewayMetrics
+from allsource_shared.permissions import Permission
+from allsource_shared.problems import ApiError
+from allsource_shared.routes import Route, RouteTable
+from allsource_shared.settings import LoggingSettings
+
+__all__ = ["GatewayEntry"]
+
+_CLIENT_GONE: Final = 499
+"""What logs and metrics say of a request whose client left before the answer began; it is never sent."""
+
+_logger: Final = structlog.stdlib.get_logger(__name__)
+
+
+class GatewayEntry:
+    """Routes, judges, answers, counts and logs.
+
+    Args:
+        routes: every row that can be reached.
+        own: the rows among them that `application` answers.
+        application: answers the gateway's own routes; it gets the path as the row declares it.
+        forwarder: answers all others.
+        metrics: counts every request.
+        logging: which requests get a line.
+    """
+
+    def __init__(
+        self,
+        *,
+        routes: RouteTable,
+        own: RouteTable,
+        application: Application,
+        forwarder: Forwarder,
+        metrics: GatewayMetrics,
+        logging: LoggingSettings,
+    ) -> None:
+        self._routes = routes
+        self._own = frozenset((route.method, route.path) for route in own)
+        self._application = application
+        self._forwarder = forwarder
+        self._metrics = metrics
+        self._logged_status_min = {"all": 0, "errors": 500, "none": 1000}[logging.requests]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one ASGI scope."""
+        if scope["type"] == "websocket":
+            await refuse_websocket(scope, receive, send)
+            return
+        begun = perf_counter()
+        exchange = Exchange(scope, receive, send)
+        self._metrics.requests_in_progress.inc()
+        try:
+            await self._serve(exchange)
+        finally:
+            self._metrics.requests_in_progress.dec()
+            self._record(exchange, perf_counter() - begun)
+
+    async def _serve(self, exchange: Exchange) -> None:
+        """Answer, whatever happens. Raises only to make the server cut off an answer that has begun."""
+        try:
+            await self._dispatch(exchange)
+        except ApiError as error:
+            await self._refuse(exchange, error)
+        except ClientGoneError:
+            exchange.status = exchange.status or _CLIENT_GONE
+            exchange.aborted = "client"
+        except BrokenAnswerError:
+            exchange.aborted = "core"
+            raise
+        except Exception:
+            _logger.exception("request_failed", method=exchange.method, operation=exchange.operation)
+            await self._refuse(exchange, ApiError("internal_error", "the gateway failed; see its log"))
+
+    async def _dispatch(self, exchange: Exchange) -> None:
+        route = self._routes.match(exchange.method, exchange.raw_path).route
+        exchange.operation = route.operation
+        if (route.method, route.path) in self._own:
+            await self._answer_self(exchange, route)
+            return
+        if isinstance(route.access, Permission):
+            check_credentials(exchange.headers)
+        check_tenant(exchange.headers)
+        await self._forwarder.forward(exchange)
+
+    async def _answer_self(self, exchange: Exchange, route: Route) -> None:
+        path = route.path
+        scope = {**exchange.scope, "method": route.method, "path": path, "raw_path": path.encode(), "state": {}}
+        scope["state"]["request_id"] = exchange.ids.request_id
+        await self._application(scope, exchange.receive, exchange.send)
+
+    async def _refuse(self, exchange: Exchange, error: ApiError) -> None:
+        if exchange.status:
+            exchange.aborted = "gateway"
+            raise BrokenAnswerError from error
+        if error.code != "request_timeout":
+            await exchange.discard_body()
+        await exchange.answer_problem(error)
+
+    def _record(self, exchange: Exchange, seconds: float) -> None:
+        status = exchange.status
+        self._metrics.observe_request(exchange.operation, exchange.method, status, seconds)
+        if status < self._logged_status_min and exchange.aborted not in ("core", "gateway"):
+            return
+        _logger.info(
+            "request",
+            method=exchange.method,
+            operation=exchange.operation,
+            status=status,
+            duration_ms=round(seconds * 1000, 3),
+            bytes=exchange.sent_bytes,
+            **({"aborted_by": exchange.aborted} if exchange.aborted else {}),
+        )

@@ -1,0 +1,141 @@
+"""Takes a request to the core and its answer back, both as streams of bytes that nobody here reads."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import aiohttp
+from aiohttp import ClientResponse, StreamReader
+
+from allsource_control_plane.gateway.client_watch import ClientWatch
+from allsource_control_plane.gateway.core_client import CoreCallError, CoreClient, FailureReason
+from allsource_control_plane.gateway.exchange import Exchange
+from allsource_control_plane.gateway.headers import answer_headers, request_headers
+from allsource_control_plane.gateway.request_body import RequestBody
+from allsource_control_plane.metrics import GatewayMetrics
+from allsource_control_plane.settings import GatewaySettings
+from allsource_shared.problems import ApiError
+
+__all__ = ["BrokenAnswerError", "Forwarder"]
+
+_SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
+_RETRY_AFTER_SECONDS: Final = "1"
+
+_CAUSES: Final = {
+    FailureReason.REFUSED: "the core can't be reached",
+    FailureReason.UNREACHABLE: "the core can't be reached",
+    FailureReason.CONNECT_TIMEOUT: "the core did not accept a connection in time",
+    FailureReason.BUSY: "all connections to the core are in use",
+    FailureReason.DISCONNECTED: "the connection to the core broke before it answered",
+    FailureReason.RESPONSE_TIMEOUT: "the core did not answer in time",
+    FailureReason.BAD_ANSWER: "the core gave no valid answer",
+}
+
+
+class BrokenAnswerError(Exception):
+    """The core broke off in the middle of an answer. The client's connection must not look as if it had ended."""
+
+
+class Forwarder:
+    """Forwards requests that have been judged.
+
+    Args:
+        client: calls the core.
+        settings: bounds of a request's body.
+        metrics: counts what fails.
+    """
+
+    def __init__(self, client: CoreClient, settings: GatewaySettings, metrics: GatewayMetrics) -> None:
+        self._client = client
+        self._settings = settings
+        self._metrics = metrics
+
+    async def forward(self, exchange: Exchange) -> None:
+        """Forward one request and answer it.
+
+        Raises:
+            ApiError: before the answer began: ``core_unavailable``, ``body_too_large``, ``request_timeout``,
+                ``bad_header`` or ``bad_query``.
+            BrokenAnswerError: after it began.
+            ClientGoneError: when the client has left; the call to the core was given up.
+        """
+        if not exchange.query.isascii():
+            raise ApiError("bad_query", "the query string has a byte that must be percent-encoded")
+        headers = request_headers(exchange.headers, exchange.ids, exchange.peer)
+        body = RequestBody(
+            exchange,
+            bytes_max=self._settings.max_body_bytes,
+            idle_timeout_seconds=self._settings.body_idle_timeout_seconds,
+        )
+        small = await body.read_small()
+        if small is None and body.declared_bytes is not None:
+            headers.append(("Content-Length", str(body.declared_bytes)))
+        async with ClientWatch(body):
+            response = await self._call(exchange, headers, body, small)
+            try:
+                await self._relay(exchange, response)
+            finally:
+                # Ends the connection unless the answer was read to its end; then it is back in the pool already.
+                response.close()
+
+    async def _call(
+        self, exchange: Exchange, headers: list[tuple[str, str]], body: RequestBody, small: bytes | None
+    ) -> ClientResponse:
+        """Call the core; a second time where that can do no harm."""
+        repeatable = True
+        while True:
+            try:
+                return await self._client.call(
+                    exchange.method,
+                    exchange.raw_path,
+                    exchange.query,
+                    headers,
+                    body.stream() if small is None else small or None,
+                )
+            except CoreCallError as failure:
+                # The stream of the body failed, and the call with it: that is no failure of the core.
+                if body.failure is not None:
+                    raise body.failure from failure
+                self._metrics.count_core_error(failure.reason)
+                if not repeatable or body.started or not _may_repeat(exchange.method, failure):
+                    raise _unavailable(exchange.method, failure) from failure
+                repeatable = False
+
+    async def _relay(self, exchange: Exchange, response: ClientResponse) -> None:
+        await exchange.start(response.status, answer_headers(response.raw_headers))
+        content = response.content
+        try:
+            if content.is_eof():
+                await exchange.write(content.read_nowait(), more=False)
+                return
+            # The server holds the head back until something follows it.
+            await exchange.write(b"", more=True)
+            while chunk := await self._next_chunk(content):
+                await exchange.write(chunk, more=True)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            self._metrics.count_core_error(FailureReason.BROKEN_ANSWER)
+            raise BrokenAnswerError from error
+        await exchange.write(b"", more=False)
+
+    async def _next_chunk(self, content: StreamReader) -> bytes:
+        # aiohttp's own limit ends with the connection; after a malformed chunk its reader would wait for ever.
+        async with asyncio.timeout(self._settings.response_timeout_seconds):
+            return await content.readany()
+
+
+def _may_repeat(method: str, failure: CoreCallError) -> bool:
+    if failure.reason is FailureReason.REFUSED:
+        return True
+    return failure.reason is FailureReason.DISCONNECTED and method in _SAFE_METHODS
+
+
+def _unavailable(method: str, failure: CoreCallError) -> ApiError:
+    if failure.never_sent:
+        consequence = "the request was not sent to it"
+    elif method in _SAFE_METHODS:
+        consequence = "ask again"
+    else:
+        consequence = "a write may or may not have happened, and repeating it is safe only with event ids"
+    detail = f"{_CAUSES[failure.reason]}; {consequence}"
+    return ApiError("core_unavailable", detail, headers={"Retry-After": _RETRY_AFTER_SECONDS})

@@ -1,0 +1,79 @@
+"""The settings of the gateway: the section `gateway`, and the sections that both services have."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from allsource_shared.settings import Host, LoggingSettings, MetricsSettings, Port
+
+__all__ = ["ControlPlaneSettings", "GatewaySettings"]
+
+_CORE_URL = r"^https?://[^/?#@\s]+$"
+
+
+class GatewaySettings(msgspec.Struct, frozen=True):
+    """Where the gateway listens, where the core is, and the bounds of what passes between them."""
+
+    host: Annotated[Host, Meta(description="Address that the gateway listens on.")] = "127.0.0.1"
+    port: Annotated[Port, Meta(description="Port that the gateway listens on; 0 takes a free one and logs it.")] = 8081
+    core_url: Annotated[
+        str,
+        Meta(pattern=_CORE_URL, description="Where the core is: scheme, host and port, nothing after them."),
+    ] = "http://127.0.0.1:8080"
+    connect_timeout_ms: Annotated[
+        int,
+        Meta(ge=10, le=60_000, description="How long a connection to the core may take to open, in milliseconds."),
+    ] = 500
+    response_timeout_seconds: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=3600,
+            description=(
+                "How long the core may be silent, in seconds: before the first byte of an answer and between two. "
+                "Must be longer than the longest `wait_ms` of a read."
+            ),
+        ),
+    ] = 60
+    body_idle_timeout_seconds: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=3600,
+            description="How long a client may pause inside a request body, in seconds, before it gets a 408.",
+        ),
+    ] = 30
+    max_body_bytes: Annotated[
+        int,
+        Meta(
+            ge=1024,
+            le=2**40,
+            description="Longest request body that is forwarded, in bytes as sent. The core has a limit of its own.",
+        ),
+    ] = 16 * 1024 * 1024
+    max_connections: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=65_536,
+            description=(
+                "Connections to the core at once; each carries one request. "
+                "A request waits for one no longer than `connect_timeout_ms`."
+            ),
+        ),
+    ] = 256
+    shutdown_timeout_seconds: Annotated[
+        int,
+        Meta(ge=0, le=3600, description="How long requests under way may take to finish at shutdown, in seconds."),
+    ] = 10
+
+
+class ControlPlaneSettings(msgspec.Struct, frozen=True):
+    """Every section that this service reads."""
+
+    gateway: GatewaySettings = GatewaySettings()
+    logging: LoggingSettings = LoggingSettings()
+    metrics: MetricsSettings = MetricsSettings()

@@ -1,0 +1,57 @@
+"""A gateway on real sockets for every test, with a core behind it that the test scripts."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest_asyncio
+import uvloop
+
+from allsource_control_plane.app import open_gateway
+from allsource_control_plane.server import create_server, free_address, wait_until_accepting
+from allsource_control_plane.settings import ControlPlaneSettings, GatewaySettings
+
+from .wire import FakeCore, Gateway
+
+
+def pytest_asyncio_loop_factories(config, item):
+    """The loop that the service runs on: it differs from asyncio's in how it sees the end of a connection."""
+    return {"uvloop": uvloop.new_event_loop}
+
+
+@pytest_asyncio.fixture
+async def core():
+    """A core that answers 200 unless its `behaviour` is set."""
+    fake = FakeCore()
+    await fake.start()
+    yield fake
+    await fake.stop()
+
+
+@pytest_asyncio.fixture
+async def start_gateway(core):
+    """Starts gateways in front of `core`, with the settings given as keywords."""
+    running = []
+
+    async def start(**settings):
+        _, port = free_address("127.0.0.1", 0)
+        gateway = GatewaySettings(port=port, core_url=f"http://127.0.0.1:{core.port}", **settings)
+        opened = open_gateway(ControlPlaneSettings(gateway=gateway))
+        server = create_server(await opened.__aenter__(), "127.0.0.1", port)
+        running.append((opened, server, asyncio.create_task(server.serve())))
+        await wait_until_accepting("127.0.0.1", port)
+        return Gateway(port)
+
+    yield start
+    for opened, server, serving in running:
+        server.stop()
+        await core.stop()
+        async with asyncio.timeout(20):
+            await serving
+        await opened.__aexit__(None, None, None)
+
+
+@pytest_asyncio.fixture
+async def gateway(start_gateway):
+    """A gateway with default settings."""
+    return await start_gateway()

@@ -1,0 +1,63 @@
+from __future__ import annotations
+
+import stat
+from pathlib import Path
+
+from tools.development import prepare
+
+JWT = "ALLSOURCE_AUTH__JWT_SECRET"
+PASSWORD = "ALLSOURCE_BOOTSTRAP_ADMIN_PASSWORD"
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_secrets_are_made_once_and_only_their_owner_reads_them(tmp_path: Path) -> None:
+    first = prepare(tmp_path / "dev", config=None, environ={}, flags=[])
+    files = [Path(first.environ[f"{JWT}_FILE"]), Path(first.environ[f"{PASSWORD}_FILE"])]
+    secrets = [file.read_text() for file in files]
+    assert mode(tmp_path / "dev") == 0o700
+    assert [mode(file) for file in files] == [0o600, 0o600]
+    assert all(len(secret) >= 32 for secret in secrets)
+
+    files[0].chmod(0o644)
+    second = prepare(tmp_path / "dev", config=None, environ={}, flags=[])
+    assert second == first
+    assert [file.read_text() for file in files] == secrets
+    assert mode(files[0]) == 0o600
+
+
+def test_the_environment_holds_where_the_secrets_are_not_the_secrets(tmp_path: Path) -> None:
+    development = prepare(tmp_path, config=None, environ={"PATH": "x"}, flags=[])
+    secrets = {path.read_text().strip() for path in tmp_path.iterdir()}
+    assert secrets.isdisjoint(development.environ.values())
+    assert development.environ["PATH"] == "x"
+
+
+def test_what_the_user_set_in_the_environment_stays(tmp_path: Path) -> None:
+    environ = {JWT: "mine", PASSWORD: "mine too", "ALLSOURCE_STORAGE__DATA_DIR": "elsewhere"}
+    development = prepare(tmp_path, config=None, environ=environ, flags=[])
+    assert development.environ == environ
+    assert development.password_file is None
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_the_user_set_in_the_file_or_by_flag_stays(tmp_path: Path) -> None:
+    config = tmp_path / "allsource.toml"
+    config.write_text('[auth]\njwt_secret = "mine"\n')
+    development = prepare(tmp_path / "dev", config=config, environ={}, flags=["storage.data_dir=elsewhere"])
+    assert f"{JWT}_FILE" not in development.environ
+    assert "ALLSOURCE_STORAGE__DATA_DIR" not in development.environ
+
+
+def test_the_users_own_password_file_is_the_one_that_is_shown(tmp_path: Path) -> None:
+    environ = {f"{PASSWORD}_FILE": "mine", "ALLSOURCE_BOOTSTRAP_ADMIN_USERNAME": "anna"}
+    development = prepare(tmp_path, config=None, environ=environ, flags=[])
+    assert development.username == "anna"
+    assert development.password_file == Path("mine")
+
+
+def test_a_file_that_cannot_be_read_is_left_for_the_services_to_report(tmp_path: Path) -> None:
+    development = prepare(tmp_path / "dev", config=tmp_path / "none.toml", environ={}, flags=[])
+    assert f"{JWT}_FILE" in development.environ

@@ -1,0 +1,1 @@
+"""Programs for those who develop or try AllSource; nothing here is part of a service."""
