@@ -6,6 +6,7 @@ Lines are JSON, or readable on a terminal. Every line that is written while a re
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -115,4 +116,8 @@ def _mask(value: Any) -> Any:
 
 
 def _to_json(event: EventDict, **_options: Any) -> str:
-    return msgspec.json.encode(event, enc_hook=str).decode()
+    try:
+        return msgspec.json.encode(event, enc_hook=str).decode()
+    except UnicodeEncodeError:
+        # A file name or header whose bytes were no UTF-8. A line that can't be written must not break its writer.
+        return json.dumps(event, default=str)

@@ -188,3 +188,9 @@ def test_a_closed_store_refuses_appends(tmp_path: Path) -> None:
     store.close()
     with pytest.raises(StoreClosedError):
         store.append(TENANT, [new_event()])
+
+
+def test_the_text_of_an_id_is_that_of_the_id(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s") as store:
+        events = store.append(TENANT, [new_event(), new_event(event_id=uuid.UUID(int=7))]).events
+    assert [event.id_text for event in events] == [str(event.id) for event in events]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Final
 
 __all__ = ["MICROSECONDS_MAX", "MICROSECONDS_MIN", "format_instant", "to_microseconds"]
@@ -19,7 +20,14 @@ def to_microseconds(instant: datetime) -> int:
 
 def format_instant(microseconds: int) -> str:
     """``1356998400000000`` as ``2013-01-01T00:00:00.000000Z``; the years 1 to 9999 have a form."""
-    return (_NAIVE_EPOCH + timedelta(microseconds=microseconds)).isoformat(timespec="microseconds") + "Z"
+    seconds, fraction = divmod(microseconds, 1_000_000)
+    return f"{_format_seconds(seconds)}.{fraction:06d}Z"
+
+
+@lru_cache(maxsize=4096)
+def _format_seconds(seconds: int) -> str:
+    """The part down to the second, which neighbouring events share: the calendar costs three times the rest."""
+    return (_NAIVE_EPOCH + timedelta(seconds=seconds)).isoformat()
 
 
 MICROSECONDS_MIN: Final = to_microseconds(datetime(1, 1, 1, tzinfo=UTC))

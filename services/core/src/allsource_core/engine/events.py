@@ -24,7 +24,11 @@ def server_id(recorded_at: int, position: int) -> UUID:
     The 48 bits of time are the milliseconds of `recorded_at`, ``rand_a`` is 0 and the 62 bits of ``rand_b`` are the
     position; so the id is a function of two stored fields, and looking it up needs no index.
     """
-    return UUID(int=(recorded_at // 1000 % _MILLISECONDS_MAX) << 80 | _VERSION_7 | _VARIANT | position)
+    return UUID(int=_server_id(recorded_at, position))
+
+
+def _server_id(recorded_at: int, position: int) -> int:
+    return (recorded_at // 1000 % _MILLISECONDS_MAX) << 80 | _VERSION_7 | _VARIANT | position
 
 
 def position_of_server_id(event_id: UUID) -> int:
@@ -65,6 +69,15 @@ class Event(msgspec.Struct, gc=False):
         if self.client_id is not None:
             return UUID(bytes=self.client_id)
         return server_id(self.recorded_at, self.position)
+
+    @property
+    def id_text(self) -> str:
+        """``str(event.id)``, at a third of its price: no UUID is made on the way."""
+        if self.client_id is not None:
+            digits = self.client_id.hex()
+        else:
+            digits = f"{_server_id(self.recorded_at, self.position):032x}"
+        return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 class Appended(msgspec.Struct, frozen=True):

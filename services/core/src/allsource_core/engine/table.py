@@ -17,8 +17,10 @@ from allsource_core.engine.queries import EventQuery
 
 __all__ = ["EventTable"]
 
-_SCAN_CHUNK: Final = 1024
-"""Candidates that are looked at between two pauses of a scan: about a millisecond's worth."""
+_SCAN_CHUNK_MIN: Final = 64
+_SCAN_CHUNK_MAX: Final = 1024
+"""Candidates that are looked at between two pauses of a scan: few at first, for those who want only a few events, then
+about a millisecond's worth."""
 
 _NOTHING: Final = array("Q")
 
@@ -117,23 +119,28 @@ class EventTable:
     def scan(self, tenant_id: str, query: EventQuery, up_to: int) -> Iterator[list[Event]]:
         """Matching events at positions of at most `up_to`, in the order of the query.
 
-        Yields a list, perhaps empty, after every 1,024 candidates, so that a caller on an event loop can let others
-        run. Candidates are the shortest of the position lists that the query names.
+        Yields a list, perhaps empty, after at most 1,024 candidates, so that a caller on an event loop can let others
+        run. Candidates are the shortest of the position lists that the query names; where that list is all that the
+        query asks for, they are taken without another look.
         """
-        candidates = self._candidates(tenant_id, query)
+        candidates, is_exact = self._candidates(tenant_id, query)
         low = bisect_right(candidates, query.after_position)
         bound = up_to if query.before_position is None else min(up_to, query.before_position - 1)
         high = bisect_right(candidates, bound)
         left = query.limit
         selects, events = query.selects, self._events
-        for start in range(low, high, _SCAN_CHUNK):
-            end = min(start + _SCAN_CHUNK, high)
+        start, size = low, _SCAN_CHUNK_MIN if left is None else min(max(left, _SCAN_CHUNK_MIN), _SCAN_CHUNK_MAX)
+        while start < high:
+            end = min(start + size, high)
             if query.descending:
                 # Mirror the chunk: count from the end of the range instead of its beginning.
                 positions = candidates[low + high - end : low + high - start][::-1]
             else:
                 positions = candidates[start:end]
-            found = [event for event in (events[position - 1] for position in positions) if selects(event)]
+            found = [events[position - 1] for position in positions]
+            if not is_exact:
+                found = [event for event in found if selects(event)]
+            start, size = end, min(2 * size, _SCAN_CHUNK_MAX)
             if left is not None:
                 found = found[:left]
                 left -= len(found)
@@ -141,16 +148,18 @@ class EventTable:
             if left == 0:
                 return
 
-    def _candidates(self, tenant_id: str, query: EventQuery) -> array[int]:
+    def _candidates(self, tenant_id: str, query: EventQuery) -> tuple[array[int], bool]:
+        """The positions to look at, and whether all of them are known to match."""
         tenant = self._tenants.get(tenant_id)
         if tenant is None:
-            return _NOTHING
+            return _NOTHING, True
         lists = [tenant.by_tag.get(tag, _NOTHING) for tag in query.tags]
         if query.entity_id is not None:
             lists.append(tenant.by_entity.get(query.entity_id, _NOTHING))
         if query.event_type is not None:
             lists.append(tenant.by_type.get(query.event_type, _NOTHING))
-        return min(lists, key=len, default=tenant.positions)
+        is_exact = len(lists) <= 1 and query.since is None and query.until is None
+        return min(lists, key=len, default=tenant.positions), is_exact
 
     def count(self, tenant_id: str, up_to: int) -> int:
         """How many events a tenant has at positions of at most `up_to`."""

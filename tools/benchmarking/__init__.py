@@ -1,0 +1,1 @@
+"""What the benchmarks of both services share: results, the event, a load generator, the machine."""
