@@ -109,7 +109,7 @@ class ReadRoutes:
         await self._caught_up(options)
         started = time.perf_counter()
         event_id = _parse_id(call.match.parameters["event_id"])
-        event = self._store.get(call.principal.tenant_id, event_id)
+        event = await self._store.get_async(call.principal.tenant_id, event_id)
         self._metrics.queries.labels("by_id").inc()
         self._metrics.query_seconds.observe(time.perf_counter() - started)
         if event is None:

@@ -12,13 +12,15 @@ from allsource_core.engine.limits import (
     BATCH_EVENTS_MAX,
     ENTITY_ID_BYTES_MAX,
     EVENT_TYPE_BYTES_MAX,
+    METADATA_BYTES_MAX,
+    PAYLOAD_BYTES_MAX,
     POSITION_MAX,
     TAG_BYTES_MAX,
     TAGS_MAX,
     TIMESTAMP_AHEAD_MAX_US,
 )
 from allsource_core.engine.names import name_fault
-from allsource_core.engine.payloads import check_bodies, one_line
+from allsource_core.engine.payloads import take_bodies
 from allsource_shared.wire.events import NewEvent
 from allsource_shared.wire.times import MICROSECONDS_MAX, MICROSECONDS_MIN, to_microseconds
 
@@ -66,8 +68,12 @@ def prepare(
     if len(new_events) > BATCH_EVENTS_MAX:
         raise InvalidEventError(None, "events", f"must have at most {BATCH_EVENTS_MAX} events, has {len(new_events)}")
     latest = min(now + TIMESTAMP_AHEAD_MAX_US, MICROSECONDS_MAX)
-    events = [_prepare_event(index, new, tenant_id, latest) for index, new in enumerate(new_events)]
-    check_bodies([event.payload for event in events], [event.metadata for event in events])
+    payloads = take_bodies("payload", [new.payload for new in new_events], PAYLOAD_BYTES_MAX)
+    metadatas = _take_metadata(new_events)
+    events = [
+        _prepare_event(index, new, tenant_id, payload or b"", metadata, latest)
+        for index, (new, payload, metadata) in enumerate(zip(new_events, payloads, metadatas, strict=True))
+    ]
     return PreparedAppend(
         events=events,
         expected_by_entity={entity: _check_expected_entity(entity, e) for entity, e in expected_versions.items()},
@@ -80,7 +86,20 @@ def prepare(
     )
 
 
-def _prepare_event(index: int, new: NewEvent, tenant_id: str, latest: int) -> Event:
+def _take_metadata(new_events: Sequence[NewEvent]) -> list[bytes | None]:
+    raws = [new.metadata for new in new_events]
+    if not any(raws):
+        return [None] * len(raws)
+    bodies = [None if body == b"null" else body for body in take_bodies("metadata", raws, METADATA_BYTES_MAX)]
+    for index, body in enumerate(bodies):
+        if body is not None and not body.startswith(b"{"):
+            raise InvalidEventError(index, "metadata", "must be a JSON object or null")
+    return bodies
+
+
+def _prepare_event(
+    index: int, new: NewEvent, tenant_id: str, payload: bytes, metadata: bytes | None, latest: int
+) -> Event:
     fault = name_fault(new.event_type, EVENT_TYPE_BYTES_MAX)
     if fault is not None:
         raise InvalidEventError(index, "event_type", fault)
@@ -94,16 +113,11 @@ def _prepare_event(index: int, new: NewEvent, tenant_id: str, latest: int) -> Ev
             raise InvalidEventError(index, "timestamp", "must be at most 5 minutes ahead of the server's clock")
         if timestamp < MICROSECONDS_MIN:
             raise InvalidEventError(index, "timestamp", "must not be before the year 1 in UTC")
-    metadata = None
-    if new.metadata is not None:
-        metadata = one_line(bytes(new.metadata))
-        if metadata == b"null":
-            metadata = None
     return Event(
         event_type=new.event_type,
         entity_id=new.entity_id,
         tenant_id=tenant_id,
-        payload=one_line(bytes(new.payload)),
+        payload=payload,
         metadata=metadata,
         tags=_check_tags(index, new.tags) if new.tags else (),
         timestamp=timestamp,

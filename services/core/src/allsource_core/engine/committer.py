@@ -38,13 +38,13 @@ class Committer:
         *,
         durable_position: int,
         on_durable: Callable[[int], None],
-        on_failure: Callable[[OSError], None],
+        on_failure: Callable[[Exception], None],
     ) -> None:
         self._writer = writer
         self._durable_position = durable_position
         self._on_durable = on_durable
         self._on_failure = on_failure
-        self._failure: OSError | None = None
+        self._failure: Exception | None = None
         self._closed = False
         self._committing = threading.Lock()
         self._state = threading.Lock()
@@ -147,7 +147,8 @@ class Committer:
         first_position, last_position = self._first_pending_position, records[-1][0]
         try:
             self._writer.commit([body for _, body in records], first_position)
-        except OSError as error:
+        except Exception as error:
+            # Not only OSError: whatever it was, these records are on disk or not, and somebody waits for them.
             self._fail(error)
             raise AppendUncertainError(str(error)) from error
         self._first_pending_position = last_position + 1
@@ -165,8 +166,8 @@ class Committer:
             ready.append((loop, future))
         return ready
 
-    def _fail(self, error: OSError) -> None:
-        structlog.get_logger().error("log_write_failed", error=str(error))
+    def _fail(self, error: Exception) -> None:
+        structlog.get_logger().error("log_write_failed", exc_info=error)
         with self._state:
             self._failure = error
             self._pending.clear()

@@ -1,9 +1,7 @@
 """The rules for payloads and metadata: opaque JSON, but JSON that every later reader can read.
 
 The decoder that cut the bytes out of a request leaves some things to us: invalid UTF-8 inside strings and numbers
-beyond a double pass it, and a state or a segment must never become unreadable because of one event. All bodies of an
-append are looked at together, at the price of one pass over their bytes; only if that finds something suspicious is
-each body looked at alone, to name the one at fault.
+beyond a double pass it, and a state or a segment must never become unreadable because of one event.
 """
 
 from __future__ import annotations
@@ -14,11 +12,12 @@ from itertools import accumulate
 from typing import Final
 
 import msgspec
+from msgspec import Raw
 
 from allsource_core.engine.errors import InvalidEventError
-from allsource_core.engine.limits import METADATA_BYTES_MAX, NESTING_MAX, PAYLOAD_BYTES_MAX
+from allsource_core.engine.limits import NESTING_MAX
 
-__all__ = ["check_bodies", "nesting_depth", "one_line"]
+__all__ = ["nesting_depth", "one_line", "take_bodies"]
 
 # Every digit becomes 0 and E becomes e, so that one substring search finds each number that may exceed a double:
 # an exponent of three or more digits, or an integer part of 309 or more.
@@ -31,31 +30,32 @@ _OPENER_OR_CLOSER: Final = bytes.maketrans(b"{[}]", b"\x01\x01\x00\x00")
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"{[}]"))
 
 
-def check_bodies(payloads: Sequence[bytes], metadatas: Sequence[bytes | None]) -> None:
-    """Check what `msgspec.Raw` does not: size, UTF-8, numbers within a double, nesting.
+def take_bodies(field: str, raws: Sequence[bytes | Raw | None], bytes_max: int) -> list[bytes | None]:
+    """Copy the bodies of an append out of the request that brought them, each in one line, and check them.
+
+    All of them are looked at together, at the price of one pass over their bytes; only if that finds something
+    suspicious is each one looked at alone, to name the one at fault.
 
     Args:
-        payloads: of an append, in its order; each is JSON by the decoder's account.
-        metadatas: likewise.
+        field: ``payload`` or ``metadata``, for the error.
+        raws: one an event, in order; each is JSON by the decoder's account, or None.
+        bytes_max: of one body.
 
     Raises:
-        InvalidEventError: naming the first event at fault, its field and the limit.
+        InvalidEventError: naming the first event at fault and the limit: size, nesting, UTF-8, numbers.
     """
-    for index, payload in enumerate(payloads):
-        if len(payload) > 2 * NESTING_MAX:
-            _check_size_and_nesting(index, "payload", payload, PAYLOAD_BYTES_MAX)
-    for index, metadata in enumerate(metadatas):
-        if metadata is not None:
-            _check_size_and_nesting(index, "metadata", metadata, METADATA_BYTES_MAX)
-            if not metadata.startswith(b"{"):
-                raise InvalidEventError(index, "metadata", "must be a JSON object or null")
-    present = [metadata for metadata in metadatas if metadata is not None]
-    if _is_suspicious(b",".join(payloads)) or (present and _is_suspicious(b",".join(present))):
-        for index, payload in enumerate(payloads):
-            _check_readable(index, "payload", payload)
-        for index, metadata in enumerate(metadatas):
-            if metadata is not None:
-                _check_readable(index, "metadata", metadata)
+    bodies = [None if raw is None else bytes(raw) for raw in raws]
+    joined = b",".join([body for body in bodies if body is not None])
+    for index, body in enumerate(bodies):
+        if body is not None and len(body) > 2 * NESTING_MAX:
+            _check_size_and_nesting(index, field, body, bytes_max)
+    if _is_suspicious(joined):
+        for index, body in enumerate(bodies):
+            if body is not None:
+                _check_readable(index, field, body)
+    if b"\n" in joined or b"\r" in joined:
+        return [None if body is None else one_line(body) for body in bodies]
+    return bodies
 
 
 def _is_suspicious(joined: bytes) -> bool:
@@ -74,8 +74,6 @@ def _check_readable(index: int, field: str, body: bytes) -> None:
         msgspec.json.decode(body)
     except UnicodeDecodeError:
         raise InvalidEventError(index, field, "must be valid UTF-8") from None
-    except RecursionError:
-        raise InvalidEventError(index, field, f"must nest at most {NESTING_MAX} levels deep") from None
     except ValueError as error:
         raise InvalidEventError(index, field, f"must be JSON with numbers within a double: {error}") from None
 

@@ -178,7 +178,8 @@ class EventStore:
 
         Args:
             tenant_id: whose events these are.
-            events: 1 to 10,000.
+            events: 1 to 10,000. That a payload is JSON at all is the caller's word: a decoder that cut it out of a
+                larger text has seen to it already.
             expected_versions: entity id to its last version, 0 or ``none``, ``exists``, ``any``.
             dry_run: check everything, store nothing.
 
@@ -223,8 +224,8 @@ class EventStore:
     def _make_visible(self, position: int) -> None:
         self._visible = position
 
-    def _stop_appends(self, error: OSError) -> None:
-        self._read_only_reason = f"the log could not be written ({error.strerror or error}); restart the service"
+    def _stop_appends(self, error: Exception) -> None:
+        self._read_only_reason = f"the log could not be written ({error}); restart the service"
 
     # --- reading ---
 
@@ -253,6 +254,10 @@ class EventStore:
         """The tenant's durable event of this id, whether its author gave the id or the engine."""
         event = self._table.find(tenant_id, event_id)
         return event if event is not None and event.position <= self._visible else None
+
+    async def get_async(self, tenant_id: str, event_id: UUID) -> Event | None:
+        """`get` for a caller on an event loop."""
+        return self.get(tenant_id, event_id)
 
     async def wait_for(self, position: int, timeout_seconds: float) -> bool:
         """Wait until the event at `position` is durable; False if it is not within the time."""
