@@ -273,3 +273,29 @@ def test_white_space_around_a_token_is_refused():
 def test_no_text_form_of_a_key_shows_its_secret():
     for text in (repr(KEY), str(KEY), f"{KEY}", repr([KEY]), repr(signer()), repr(VERIFIER)):
         assert SECRET not in text
+
+
+def test_a_token_that_was_verified_is_refused_once_it_has_expired() -> None:
+    """What the verifier remembers of a token must not outlive it."""
+    clock = [time.time()]
+    key = SigningKey.from_secret("k" * 32)
+    signer = TokenSigner(key, issuer="i", audience="a", lifetime_seconds=60, now=lambda: clock[0])
+    verifier = TokenVerifier([key], issuer="i", audience="a", now=lambda: clock[0])
+    token, claims = signer.sign(user_id="u", username="n", tenant_id="default", role=Role.ADMIN)
+    assert verifier.verify(token) == claims == verifier.verify(token)
+    clock[0] += 64
+    assert verifier.verify(token) == claims
+    clock[0] += 2
+    for _ in range(2):
+        with pytest.raises(ApiError, match="expired"):
+            verifier.verify(token)
+
+
+def test_the_verifier_remembers_a_bounded_number_of_tokens() -> None:
+    key = SigningKey.from_secret("k" * 32)
+    signer = TokenSigner(key, issuer="i", audience="a", lifetime_seconds=60, now=time.time)
+    verifier = TokenVerifier([key], issuer="i", audience="a")
+    for number in range(4200):
+        token, _ = signer.sign(user_id=str(number), username="n", tenant_id="default", role=Role.ADMIN)
+        assert verifier.verify(token).sub == str(number)
+    assert len(verifier._verified) == 4096

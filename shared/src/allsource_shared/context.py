@@ -6,8 +6,8 @@ all that a request pays for that.
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 from collections.abc import MutableMapping
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
@@ -50,12 +50,13 @@ def begin_request(request_id: str | None, traceparent: str | None) -> RequestIds
             is replaced by a new random one.
         traceparent: the caller's W3C ``traceparent``; without a valid one a new trace begins.
     """
+    fresh = os.urandom(40).hex()
     if request_id is None or _REQUEST_ID.match(request_id) is None:
-        request_id = secrets.token_hex(16)
+        request_id = fresh[:32]
     trace_id = _trace_id(traceparent) if traceparent is not None else None
     if trace_id is None or traceparent is None:
-        trace_id = secrets.token_hex(16)
-        traceparent = f"00-{trace_id}-{secrets.token_hex(8)}-01"
+        trace_id = fresh[32:64]
+        traceparent = f"00-{trace_id}-{fresh[64:]}-01"
     ids = RequestIds(request_id, trace_id, traceparent)
     _current.set(ids)
     return ids

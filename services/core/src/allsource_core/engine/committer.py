@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import heapq
 import itertools
+import queue
 import threading
 from collections.abc import Callable
 
@@ -53,7 +54,8 @@ class Committer:
         self._first_pending_position = durable_position + 1
         self._waiters: list[tuple[int, int, asyncio.AbstractEventLoop, _Future]] = []
         self._waiter_count = itertools.count()
-        self._wake = threading.Semaphore(0)
+        # A queue in C: waking the thread by a semaphore took a tenth of the time of a single append.
+        self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="allsource-committer", daemon=True)
         self._thread.start()
 
@@ -100,7 +102,7 @@ class Committer:
         with self._state:
             self._raise_if_over()
             heapq.heappush(self._waiters, (position, next(self._waiter_count), loop, future))
-        self._wake.release()
+        self._wake.put(None)
         # Between the first look and the entry into the heap the position may have become durable, with nobody left
         # to say so.
         if self._durable_position >= position:
@@ -125,7 +127,7 @@ class Committer:
 
     def _run(self) -> None:
         while True:
-            self._wake.acquire()
+            self._wake.get()
             if self._closed:
                 return
             while self._pending and self._failure is None:
@@ -196,7 +198,7 @@ class Committer:
                 # Nothing that was acknowledged depends on the mark.
                 structlog.get_logger().warning("closing_mark_failed", error=str(error))
         _resolve(ready, StoreClosedError("the store was closed"))
-        self._wake.release()
+        self._wake.put(None)
         self._thread.join()
 
 
