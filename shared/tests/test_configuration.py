@@ -213,6 +213,11 @@ def test_every_mistake_of_every_source_is_told_at_once(toml: Any):
     assert len(problems) == 8
 
 
+@pytest.mark.parametrize("name", ["ALLSOURCE_AUTH__JWT_SECRET", "ALLSOURCE_SERVER__HOST", "ALLSOURCE_SERVER__PORT"])
+def test_a_variable_that_is_no_text_is_refused_once(name: str):
+    assert mistakes({name: "hunter2\udcff"}) == [f"{name}: is not valid UTF-8"]
+
+
 class TestSecrets:
     SECRET = "hunter2-hunter2-hunter2"
 

@@ -187,7 +187,7 @@ def _merge_environment(
         if not separator:
             problems.append(f"{name}: unknown variable; settings are {PREFIX}<SECTION>__<KEY>")
             continue
-        value: str | None = environ[name]
+        value = _text(environ, name, problems)
         base = key.removesuffix("_file")
         struct = types.get(section)
         if struct is not None and base != key and is_secret(_keys(struct).get(base)):
@@ -219,7 +219,7 @@ def read_secret(environ: Mapping[str, str], name: str, problems: list[str]) -> s
     """
     file_name = environ.get(f"{name}_FILE")
     if file_name is None:
-        return environ.get(name)
+        return _text(environ, name, problems)
     if name in environ:
         problems.append(f"{name} and {name}_FILE are both set; set one")
         return None
@@ -228,6 +228,18 @@ def read_secret(environ: Mapping[str, str], name: str, problems: list[str]) -> s
     except (OSError, UnicodeDecodeError) as error:
         problems.append(f"{name}_FILE: {error}")
         return None
+
+
+def _text(environ: Mapping[str, str], name: str, problems: list[str]) -> str | None:
+    """A variable, or None and a note for one whose bytes are no text: nothing later could encode it."""
+    value = environ.get(name)
+    if value is not None and not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            problems.append(f"{name}: is not valid UTF-8")
+            return None
+    return value
 
 
 def read_dev_mode(environ: Mapping[str, str]) -> bool:

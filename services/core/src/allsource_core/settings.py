@@ -125,8 +125,9 @@ class BootstrapAdmin(msgspec.Struct, frozen=True):
             problems.append(f"{prefix}USERNAME and {prefix}PASSWORD (or …_FILE) go together; one is missing")
         if password and len(password) < password_min_length:
             problems.append(f"{prefix}PASSWORD is shorter than auth.password_min_length, {password_min_length}")
-        if len(username) > 256 or not username.isprintable():
-            problems.append(f"{prefix}USERNAME must be at most 256 printable characters")
+        for name, value in (("USERNAME", username), ("EMAIL", email)):
+            if len(value) > 256 or not value.isprintable():
+                problems.append(f"{prefix}{name} must be at most 256 printable characters")
         if problems:
             raise ConfigurationError(problems)
         return cls(username, password, email) if username else None

@@ -142,6 +142,10 @@ def test_line_breaks_between_tokens_go_and_nothing_else_changes(tmp_path: Path) 
         (new_event(payload=b"1e999"), "payload"),
         (new_event(payload=b"-1E+400"), "payload"),
         (new_event(payload=b"1" * 5000), "payload"),
+        (new_event(payload=b"1" * 310), "payload"),
+        (new_event(payload=b"1" + b"0" * 300 + b"e99"), "payload"),
+        (new_event(payload=b"1" + b"0" * 250 + b".5E+60"), "payload"),
+        (new_event("e" * 10_000_000), "entity_id"),
         (new_event(payload=b"[" * 65 + b"]" * 65), "payload"),
         (new_event(payload=b'{"a":' * 65 + b"1" + b"}" * 65), "payload"),
         (new_event(payload=b'"' + b"x" * 1024 * 1024 + b'"'), "payload"),
@@ -173,7 +177,15 @@ def test_an_event_that_breaks_a_rule_is_named_and_nothing_is_stored(
 
 @pytest.mark.parametrize(
     "payload",
-    [b"[" * 64 + b"]" * 64, b'"' + b"[" * 200 + b'"', b"1" * 300, b"1e308", b"null", b'"' + b"x" * 1048574 + b'"'],
+    [
+        b"[" * 64 + b"]" * 64,
+        b'"' + b"[" * 200 + b'"',
+        b"1" * 308,
+        b"1e308",
+        b"1" + b"0" * 209 + b"e99",
+        b"null",
+        b'"' + b"x" * 1048574 + b'"',
+    ],
 )
 def test_a_payload_at_the_limit_is_taken(tmp_path: Path, payload: bytes) -> None:
     with open_store(tmp_path / "s") as store:
@@ -194,3 +206,11 @@ def test_the_text_of_an_id_is_that_of_the_id(tmp_path: Path) -> None:
     with open_store(tmp_path / "s") as store:
         events = store.append(TENANT, [new_event(), new_event(event_id=uuid.UUID(int=7))]).events
     assert [event.id_text for event in events] == [str(event.id) for event in events]
+
+
+@pytest.mark.parametrize("tenant", ["", ".", "a/b", "a b", "x" * 129, "é", "-a"])
+def test_a_tenant_id_outside_its_grammar_is_refused(tmp_path: Path, tenant: str) -> None:
+    with open_store(tmp_path / "s") as store:
+        with pytest.raises(InvalidEventError, match="tenant_id"):
+            store.append(tenant, [new_event()])
+        assert store.last_position == 0

@@ -15,6 +15,9 @@ from allsource_shared.wire.identity import Login
 
 __all__ = ["IdentityRoutes"]
 
+_LOGIN_BYTES_MAX: Final = 64 * 1024
+"""Anybody may send one; millions of unknown fields would keep everybody else waiting."""
+
 _login_decoder: Final = msgspec.json.Decoder(Login)
 
 
@@ -28,7 +31,7 @@ class IdentityRoutes:
     async def login(self, call: Call) -> StreamResponse:
         """``POST auth/login``."""
         media_type(call)
-        body = await self._bodies.read(call.request)
+        body = await self._bodies.read(call.request, _LOGIN_BYTES_MAX)
         try:
             login = decode_body(_login_decoder, body)
             note_unknown_fields(call, body, Login)

@@ -6,13 +6,14 @@ import asyncio
 import re
 import zlib
 from functools import lru_cache
-from typing import Any, Final, TypeVar, get_origin
+from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
 from aiohttp import hdrs
 from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.web import BaseRequest, HTTPRequestEntityTooLarge, RequestPayloadError
+from msgspec.inspect import BoolType, IntType, ListType, Metadata, Type, UnionType, type_info
 
 from allsource_core.api.call import Call
 from allsource_shared.problems import ApiError, ProblemItem
@@ -27,6 +28,9 @@ _ENCODINGS: Final = ("identity", "gzip", "deflate")
 _GZIP_MEMBERS_MAX: Final = 16
 """A gzip body may be several concatenated ones; each costs a copy of what is behind it."""
 _BAD_ESCAPE: Final = re.compile("%(?![0-9A-Fa-f]{2})")
+# What is longer is no number that any parameter takes.
+_INTEGER: Final = re.compile("-?[0-9]{1,20}\\Z")
+_BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
 # msgspec ends its messages with the place: ``… - at `$.events[3].payload` ``.
 _PLACE: Final = re.compile(r"(?s)(.*?) - at `(?:key in )?\$\.?(.*)`\Z")
 
@@ -43,8 +47,12 @@ class Bodies:
         self._bytes_max = bytes_max
         self._timeout_seconds = timeout_seconds
 
-    async def read(self, request: BaseRequest) -> bytes:
+    async def read(self, request: BaseRequest, bytes_max: int | None = None) -> bytes:
         """The unpacked body of a request.
+
+        Args:
+            request: whose body is read.
+            bytes_max: a smaller limit than that of every body.
 
         Raises:
             ApiError: ``body_too_large``, ``unsupported_media_type``, ``bad_request``, ``request_timeout``.
@@ -52,26 +60,30 @@ class Bodies:
         encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower()
         if encoding not in _ENCODINGS:
             raise ApiError("unsupported_media_type", f"Content-Encoding must be one of {', '.join(_ENCODINGS)}")
-        if (request.content_length or 0) > self._bytes_max:
-            raise self._too_large()
+        bytes_max = min(bytes_max or self._bytes_max, self._bytes_max)
+        if (request.content_length or 0) > bytes_max:
+            raise _too_large(bytes_max)
         if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
         try:
             async with asyncio.timeout(self._timeout_seconds):
                 body = await request.read()
-            if encoding == "identity":
-                return body
-            return await asyncio.to_thread(_unpack, body, encoding, self._bytes_max)
+            if encoding != "identity":
+                body = await asyncio.to_thread(_unpack, body, encoding, bytes_max)
         except TimeoutError:
             raise ApiError("request_timeout", f"the body took longer than {self._timeout_seconds:g} s") from None
         except (HTTPRequestEntityTooLarge, OverflowError):
-            raise self._too_large() from None
+            raise _too_large(bytes_max) from None
         except (RequestPayloadError, BadHttpMessage, zlib.error) as error:
             raise ApiError("bad_request", f"the body can't be read as {encoding}") from error
+        if len(body) > bytes_max:
+            raise _too_large(bytes_max)
+        return body
 
-    def _too_large(self) -> ApiError:
-        return ApiError("body_too_large", f"a body may have at most {self._bytes_max} bytes")
+
+def _too_large(bytes_max: int) -> ApiError:
+    return ApiError("body_too_large", f"a body of this route may have at most {bytes_max} bytes")
 
 
 def _unpack(body: bytes, encoding: str, bytes_max: int) -> bytes:
@@ -169,19 +181,19 @@ def parse_query(call: Call, struct: type[StructT]) -> StructT:
     known = _parameters(struct)
     values: dict[str, Any] = {}
     for name, value in pairs:
-        is_list = known.get(name)
-        if is_list is None:
+        kind = known.get(name)
+        if kind is None:
             if not call.match.route.lenient:
                 raise _query_error(name, f"unknown; there are {', '.join(sorted(known)) or 'none'}")
             call.ignored.append(name)
-        elif is_list:
+        elif kind is list:
             values.setdefault(name, []).append(value)
         elif name in values:
             raise _query_error(name, "must be given once")
         else:
-            values[name] = value
+            values[name] = _scalar(kind, value)
     try:
-        return msgspec.convert(values, struct, strict=False)
+        return msgspec.convert(values, struct)
     except msgspec.ValidationError as error:
         message, place = split_place(str(error))
         raise _query_error(place, message) from None
@@ -191,10 +203,27 @@ def _query_error(name: str, message: str) -> ApiError:
     return ApiError("bad_query", f"{name}: {message}", errors=[ProblemItem(f"query.{name}", message)])
 
 
+def _scalar(kind: type, value: str) -> Any:
+    """A parameter as JSON would have it. msgspec's own lax mode takes numbers for times, and ``null`` for absence."""
+    if kind is int and _INTEGER.match(value) is not None:
+        return int(value)
+    if kind is bool:
+        return _BOOLEANS.get(value.lower(), value)
+    return value
+
+
 @lru_cache(maxsize=256)
-def _parameters(struct: type[msgspec.Struct]) -> dict[str, bool]:
-    """The names of a struct's fields, and whether each is a list, that is, may be repeated."""
-    return {field.encode_name: get_origin(field.type) is list for field in msgspec.structs.fields(struct)}
+def _parameters(struct: type[msgspec.Struct]) -> dict[str, type]:
+    """The names of a struct's fields, and what each holds: `list` (it may be repeated), `int`, `bool` or `str`."""
+    return {field.encode_name: _kind(type_info(field.type)) for field in msgspec.structs.fields(struct)}
+
+
+def _kind(info: Type) -> type:
+    if isinstance(info, Metadata):
+        return _kind(info.type)
+    if isinstance(info, UnionType):
+        return next((kind for kind in map(_kind, info.types) if kind is not str), str)
+    return {ListType: list, IntType: int, BoolType: bool}.get(type(info), str)
 
 
 _fields_decoder: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])

@@ -19,7 +19,7 @@ from allsource_core.engine.limits import (
     TAGS_MAX,
     TIMESTAMP_AHEAD_MAX_US,
 )
-from allsource_core.engine.names import name_fault
+from allsource_core.engine.names import name_fault, tenant_fault
 from allsource_core.engine.payloads import take_bodies
 from allsource_shared.wire.events import NewEvent
 from allsource_shared.wire.times import MICROSECONDS_MAX, MICROSECONDS_MIN, to_microseconds
@@ -63,6 +63,9 @@ def prepare(
     Raises:
         InvalidEventError: naming the first event at fault.
     """
+    fault = tenant_fault(tenant_id)
+    if fault is not None:
+        raise InvalidEventError(None, "tenant_id", fault)
     if not new_events:
         raise InvalidEventError(None, "events", "must have at least one event")
     if len(new_events) > BATCH_EVENTS_MAX:

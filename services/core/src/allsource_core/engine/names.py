@@ -11,29 +11,35 @@ __all__ = ["name_fault", "tenant_fault"]
 # Control characters (C0, DEL, C1), the line and paragraph separators, which split lines in SSE and logs, and
 # surrogates, which no UTF-8 can carry.
 _FORBIDDEN: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+_TOO_LONG: Final = "must be at most {} bytes of UTF-8"
 _TENANT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]{0,127}\Z")
 
 
-@lru_cache(maxsize=65536)
 def name_fault(name: str, bytes_max: int) -> str | None:
     """What is wrong with an entity id, event type or tag; None if nothing is.
 
     Names come again and again, so the answer is cached: a known name costs one look-up.
     """
+    if len(name) > bytes_max:
+        return _TOO_LONG.format(bytes_max)
+    return _short_name_fault(name, bytes_max)
+
+
+@lru_cache(maxsize=65536)
+def _short_name_fault(name: str, bytes_max: int) -> str | None:
     if not name:
         return "must not be empty"
     if name in (".", ".."):
         return "must not be . or .."
     if _FORBIDDEN.search(name) is not None:
         return "must not contain control characters, line separators or surrogates"
-    if len(name) > bytes_max or (not name.isascii() and len(name.encode()) > bytes_max):
-        return f"must be at most {bytes_max} bytes of UTF-8"
+    if not name.isascii() and len(name.encode()) > bytes_max:
+        return _TOO_LONG.format(bytes_max)
     return None
 
 
-@lru_cache(maxsize=4096)
 def tenant_fault(tenant_id: str) -> str | None:
     """What is wrong with a tenant id; None if nothing is. Names that begin with ``_`` are the store's own."""
     if _TENANT.match(tenant_id) is None:
-        return "must be 1 to 128 of A-Z a-z 0-9 . _ - and begin with a letter or digit"
+        return "must be 1 to 128 of A-Z a-z 0-9 . _ - and begin with a letter, a digit or _"
     return None

@@ -6,6 +6,8 @@ beyond a double pass it, and a state or a segment must never become unreadable b
 
 from __future__ import annotations
 
+import json
+import math
 import re
 from collections.abc import Sequence
 from itertools import accumulate
@@ -19,13 +21,14 @@ from allsource_core.engine.limits import NESTING_MAX
 
 __all__ = ["nesting_depth", "one_line", "take_bodies"]
 
-# Every digit becomes 0 and E becomes e, so that one substring search finds each number that may exceed a double:
-# an exponent of three or more digits, or an integer part of 309 or more.
+# Every digit becomes 0 and E becomes e, so that two substring searches find each number that may exceed a double
+# (1.8e308): one with an exponent of three digits or more, and one of so many digits that two in the exponent suffice.
 _FOLD_DIGITS: Final = bytes.maketrans(b"123456789E", b"000000000e")
 _LONG_EXPONENT: Final = b"0e000"
-_LONG_INTEGER: Final = b"0" * 309
+_MANY_DIGITS: Final = b"0" * (309 - 99)
 
-_STRING: Final = re.compile(rb'"(?:[^"\\]|\\.)*"', re.DOTALL)
+# Possessive: a string that backtracks costs a hundred times its length in memory.
+_STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _OPENER_OR_CLOSER: Final = bytes.maketrans(b"{[}]", b"\x01\x01\x00\x00")
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"{[}]"))
 
@@ -65,17 +68,23 @@ def _is_suspicious(joined: bytes) -> bool:
         except UnicodeDecodeError:
             return True
     folded = joined.translate(_FOLD_DIGITS, b"+")
-    return _LONG_EXPONENT in folded or _LONG_INTEGER in folded
+    return _LONG_EXPONENT in folded or _MANY_DIGITS in folded
 
 
 def _check_readable(index: int, field: str, body: bytes) -> None:
     try:
-        body.decode("utf-8")
-        msgspec.json.decode(body)
+        json.loads(body.decode("utf-8"), parse_float=_within_double, parse_int=_within_double)
     except UnicodeDecodeError:
         raise InvalidEventError(index, field, "must be valid UTF-8") from None
     except ValueError as error:
         raise InvalidEventError(index, field, f"must be JSON with numbers within a double: {error}") from None
+
+
+def _within_double(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"a number of {len(digits)} characters is beyond 1.8e308")
+    return number
 
 
 def _check_size_and_nesting(index: int, field: str, body: bytes, bytes_max: int) -> None:

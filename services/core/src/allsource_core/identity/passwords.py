@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -36,14 +37,14 @@ class Passwords:
         )
         self._workers = ThreadPoolExecutor(_WORKERS, thread_name_prefix="allsource-password")
         # What the password of an unknown user is compared with, so that it takes as long as that of a known one.
-        self._nobody = self._hasher.hash("nobody has this password")
+        self._nobody = self._hasher.hash(secrets.token_urlsafe(32))
 
     def hash(self, password: str) -> str:
         """The encoded hash of a password. Blocks for about 21 ms."""
         return self._hasher.hash(password)
 
     async def verify(self, encoded: str | None, password: str) -> bool:
-        """Whether a password has this hash. An unknown user's hash is None: False, after the same work.
+        """Whether a password has this hash. Without a hash (None or empty, no such user) False, after the same work.
 
         Raises:
             SignInQueueFullError: at once, if too many wait.
@@ -60,9 +61,9 @@ class Passwords:
     def _verify(self, encoded: str | None, password: str) -> bool:
         try:
             self._hasher.verify(encoded or self._nobody, password)
-        except argon2.exceptions.VerificationError:
+        except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
             return False
-        return encoded is not None
+        return bool(encoded)
 
     def close(self) -> None:
         """End the threads; checks under way finish."""

@@ -1,0 +1,164 @@
+"""The real service as a child process, and what its answers must look like."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from allsource_shared.permissions import Role
+from allsource_shared.problems import PROBLEMS
+from allsource_shared.tokens import SigningKey, TokenSigner
+
+SECRET = "the signing secret of the tests, which is long enough"
+ADMIN = "root@example.org"
+PASSWORD = "correct horse battery staple"
+
+EVENTS = "/api/v1/events"
+BATCH = "/api/v1/events/batch"
+QUERY = "/api/v1/events/query"
+LOGIN = "/api/v1/auth/login"
+
+JSON = {"Content-Type": "application/json"}
+NDJSON = {"Content-Type": "application/x-ndjson"}
+
+_START_SECONDS = 30
+
+
+def token(role: str = "admin", *, tenant: str = "default", secret: str = SECRET, **changes: Any) -> str:
+    """An access token as the service itself would sign it, or nearly so."""
+    arguments: dict[str, Any] = {"issuer": "allsource", "audience": "allsource", "lifetime_seconds": 900}
+    signer = TokenSigner(SigningKey.from_secret(secret), **{**arguments, "now": time.time, **changes})
+    return signer.sign(user_id="u-1", username="ann", tenant_id=tenant, role=Role(role))[0]
+
+
+def bearer(role: str = "admin", **changes: Any) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token(role, **changes)}"}
+
+
+class Core:
+    """A core in a child process on a free port.
+
+    Args:
+        directory: for its data and its log.
+        environ: over the usual variables; a value of None takes one away.
+        flags: of the command line.
+    """
+
+    def __init__(
+        self, directory: Path, environ: Mapping[str, str | None] | None = None, flags: Sequence[str] = ()
+    ) -> None:
+        self.data = directory / "data"
+        self._log_path = directory / "core.log"
+        variables: dict[str, str | None] = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("ALLSOURCE_")},
+            "ALLSOURCE_AUTH__JWT_SECRET": SECRET,
+            "ALLSOURCE_SERVER__PORT": "0",
+            "ALLSOURCE_STORAGE__DATA_DIR": str(self.data),
+            "ALLSOURCE_BOOTSTRAP_ADMIN_USERNAME": ADMIN,
+            "ALLSOURCE_BOOTSTRAP_ADMIN_PASSWORD": PASSWORD,
+            **(environ or {}),
+        }
+        with self._log_path.open("ab") as log:
+            self._log_begin = log.tell()
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "allsource_core", *flags],
+                env={name: value for name, value in variables.items() if value is not None},
+                stdout=log,
+                stderr=log,
+            )
+        self.port = 0
+
+    @property
+    def log(self) -> str:
+        """Everything that this process wrote."""
+        return self._log_path.read_bytes()[self._log_begin :].decode()
+
+    def ready(self) -> Core:
+        """Wait until it serves."""
+        deadline = time.monotonic() + _START_SECONDS
+        while '"event":"ready"' not in self.log:
+            assert self._process.poll() is None, self.log
+            assert time.monotonic() < deadline, self.log
+            time.sleep(0.02)
+        found = re.search(r'"addresses":\["127\.0\.0\.1:(\d+)"', self.log)
+        assert found is not None
+        self.port = int(found[1])
+        return self
+
+    def exit_code(self) -> int:
+        """Wait until it has ended by itself."""
+        return self._process.wait(_START_SECONDS)
+
+    def stop(self) -> int:
+        """Tell it to stop, and wait."""
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        return self.exit_code()
+
+    def client(self, headers: Mapping[str, str] | None = None) -> httpx.Client:
+        """A caller; an admin unless `headers` says otherwise."""
+        return httpx.Client(
+            base_url=f"http://127.0.0.1:{self.port}", headers=bearer() if headers is None else headers, timeout=30
+        )
+
+    def send(self, data: bytes, *, method: str = "GET") -> httpx.Response:
+        """Send bytes as they are and read one answer; `method` says whether it has a body."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=30) as connection:
+            connection.sendall(data)
+            return receive(connection, method=method)
+
+
+def receive(connection: socket.socket, *, method: str = "GET") -> httpx.Response:
+    """Read one answer."""
+    answer = http.client.HTTPResponse(connection, method=method)
+    answer.begin()
+    return httpx.Response(answer.status, headers=answer.getheaders(), content=answer.read())
+
+
+_MEMBERS = ["type", "title", "status", "detail", "instance", "error", "request_id"]
+_MORE_MEMBERS = ["errors", "policy_id", "expected", "actual"]
+
+
+def refusal(response: httpx.Response, status: int, code: str) -> dict[str, Any]:
+    """Assert that an answer is a problem of this code, in exactly the one shape there is; returns it."""
+    assert (response.status_code, response.headers["Content-Type"]) == (status, "application/problem+json"), (
+        response.text
+    )
+    body: dict[str, Any] = response.json()
+    assert list(body) == _MEMBERS + [name for name in _MORE_MEMBERS if name in body]
+    assert body["error"] == code, body
+    assert (body["status"], body["type"]) == (status, f"urn:allsource:error:{code}")
+    assert (PROBLEMS[code].status, PROBLEMS[code].title) == (status, body["title"])
+    assert body["request_id"] == response.headers["X-Request-ID"]
+    assert body["instance"] == f"urn:allsource:request:{body['request_id']}"
+    assert body["detail"]
+    assert "Traceback" not in response.text
+    assert response.headers["Server"] == "allsource"
+    assert ("WWW-Authenticate" in response.headers) == (status == 401)
+    assert ("Allow" in response.headers) == (status == 405)
+    if "errors" in body:
+        assert body["errors"]
+        assert all(list(item) == ["path", "message"] for item in body["errors"])
+    return body
+
+
+def places(body: Mapping[str, Any]) -> list[str]:
+    """The places that a problem names."""
+    return [item["path"] for item in body.get("errors", [])]
+
+
+def last_position(client: httpx.Client) -> int:
+    """Of the whole store; what did not move it was not stored."""
+    position: int = client.get("/health", headers=bearer()).json()["store"]["last_position"]
+    return position
