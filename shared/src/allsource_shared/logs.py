@@ -11,7 +11,8 @@ import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any, Final, TextIO
+from contextlib import suppress
+from typing import Any, Final, TextIO, cast
 
 import msgspec
 import structlog
@@ -47,8 +48,8 @@ def configure_logging(settings: LoggingSettings, *, service: str, stream: TextIO
         service: named in every line.
         stream: where lines go; standard error unless given.
     """
-    stream = stream if stream is not None else sys.stderr
-    console = settings.format == "console" or (settings.format == "auto" and stream.isatty())
+    lines = _Lines(stream if stream is not None else sys.stderr)
+    console = settings.format == "console" or (settings.format == "auto" and lines.is_terminal)
     level = logging.getLevelNamesMapping()[settings.level.upper()]
 
     def add_service(_logger: Any, _method: str, event: EventDict) -> EventDict:
@@ -69,7 +70,7 @@ def configure_logging(settings: LoggingSettings, *, service: str, stream: TextIO
         last = [
             structlog.processors.format_exc_info,
             mask_secrets,
-            structlog.dev.ConsoleRenderer(colors=stream.isatty()),
+            structlog.dev.ConsoleRenderer(colors=lines.is_terminal),
         ]
     else:
         last = [
@@ -80,10 +81,10 @@ def configure_logging(settings: LoggingSettings, *, service: str, stream: TextIO
     structlog.configure(
         processors=[*shared, *last],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.WriteLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(cast(TextIO, lines)),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(stream)
+    handler = logging.StreamHandler(cast(TextIO, lines))
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -91,6 +92,24 @@ def configure_logging(settings: LoggingSettings, *, service: str, stream: TextIO
         )
     )
     logging.basicConfig(handlers=[handler], level=max(level, logging.INFO), force=True)
+
+
+class _Lines:
+    """Where lines go. A line that can't be written is lost: a full or closed log must not break who writes to it."""
+
+    def __init__(self, stream: TextIO | None) -> None:
+        self._stream = stream
+        self.is_terminal = stream is not None and stream.isatty()
+
+    def write(self, text: str) -> None:
+        if self._stream is not None:
+            with suppress(OSError, ValueError):
+                self._stream.write(text)
+
+    def flush(self) -> None:
+        if self._stream is not None:
+            with suppress(OSError, ValueError):
+                self._stream.flush()
 
 
 def mask_secrets(_logger: Any, _method: str, event: EventDict) -> EventDict:

@@ -48,7 +48,6 @@ class _Services:
 
     def __init__(self, settings: CoreSettings, store: EventStore, key: SigningKey, metrics: CoreMetrics) -> None:
         auth = settings.auth
-        self.store = store
         self.passwords = Passwords(auth.sign_in_queue_max)
         self.users = UserDirectory(store)
         signer = TokenSigner(
@@ -70,11 +69,6 @@ class _Services:
             "get_event": reads.get_event,
         }
 
-    def close(self) -> None:
-        """Finish what is under way, then close the store."""
-        self.passwords.close()
-        self.store.close()
-
 
 async def serve(settings: CoreSettings, admin: BootstrapAdmin | None, stop: asyncio.Event) -> None:
     """Serve until `stop` is set: listen, open the store, answer; then finish what is under way and close the store.
@@ -92,7 +86,7 @@ async def serve(settings: CoreSettings, admin: BootstrapAdmin | None, stop: asyn
     dispatcher = Dispatcher(CORE_ROUTES, authenticator, lifecycle, metrics, log_requests=settings.logging.requests)
     dispatcher.add(_early_handlers(lifecycle, metrics))
     runner = await _listen(settings, dispatcher)
-    services = None
+    services = store = None
     try:
         log.info("listening", addresses=[f"{host}:{port}" for host, port, *_ in runner.addresses], version=__version__)
         store = await asyncio.to_thread(_open_store, settings, lifecycle, stop)
@@ -113,9 +107,13 @@ async def serve(settings: CoreSettings, admin: BootstrapAdmin | None, stop: asyn
     finally:
         log.info("stopping")
         lifecycle.stopping()
+        if store is not None:
+            store.end_waits()
         await runner.cleanup()
         if services is not None:
-            await asyncio.to_thread(services.close)
+            services.passwords.close()
+        if store is not None:
+            await asyncio.to_thread(store.close)
         log.info("stopped")
 
 
@@ -142,7 +140,8 @@ async def _listen(settings: CoreSettings, dispatcher: Dispatcher) -> ServerRunne
         max_body_bytes=settings.server.max_body_bytes,
         keepalive_seconds=settings.server.keepalive_seconds,
     )
-    runner = ServerRunner(server, shutdown_timeout=settings.server.shutdown_timeout_seconds)
+    # aiohttp waits so long twice: for requests to end by themselves, then for those that it cancelled.
+    runner = ServerRunner(server, shutdown_timeout=settings.server.shutdown_timeout_seconds / 2)
     await runner.setup()
     try:
         await TCPSite(runner, settings.server.host, settings.server.port, backlog=1024).start()

@@ -23,7 +23,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
     )
     port: Annotated[Port, Meta(description="TCP port; 0 takes a free one.")] = 8080
     max_body_bytes: Annotated[
-        int, Meta(ge=1024, le=64 * 1024 * 1024, description="Largest request body, as sent and unpacked.")
+        int, Meta(ge=1024, le=16 * 1024 * 1024, description="Largest request body, as sent and unpacked.")
     ] = 16 * 1024 * 1024
     body_timeout_seconds: Annotated[
         float, Meta(gt=0, le=3600, description="How long a request body may take to arrive.")
@@ -43,7 +43,7 @@ class StorageSettings(msgspec.Struct, frozen=True):
         str, Meta(min_length=1, description="Directory of the store; made if it is missing. One process at a time.")
     ] = "data"
     log_file_mb: Annotated[
-        int, Meta(ge=1, le=4096, description="Size in MiB at which a log file is followed by a new one.")
+        int, Meta(ge=1, le=2048, description="Size in MiB at which a log file is followed by a new one.")
     ] = 64
     pending_mb: Annotated[
         int, Meta(ge=1, le=4096, description="MiB that may wait for the disk before appends are refused.")

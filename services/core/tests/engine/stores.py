@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,6 @@ class FaultyFilesystem(LocalFilesystem):
     Args:
         fail_at: the operation that fails, from 1; 0 for none.
         partial: a failing write leaves half of its bytes.
-        lying_sync: syncs return without syncing, and `lose_unsynced` takes what was not synced: for the canary.
     """
 
     def __init__(self, fail_at: int = 0, *, partial: bool = False, error_number: int = errno.EIO) -> None:
@@ -69,6 +69,10 @@ class FaultyFilesystem(LocalFilesystem):
     def create(self, path: Path, data: bytes) -> None:
         self.step()
         super().create(path, data)
+
+    def sync(self, path: Path) -> None:
+        self.step()
+        super().sync(path)
 
     def truncate(self, path: Path, size: int) -> None:
         self.step()
@@ -93,6 +97,74 @@ class _FaultyFile:
         self._filesystem.step()
         self._filesystem.syncs += 1
         self._file.sync()
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Killed(BaseException):
+    """The process was killed here, as far as a `PageCacheFilesystem` is concerned."""
+
+
+class PageCacheFilesystem(LocalFilesystem):
+    """Knows how much of each file is on the disk, and how much only in the memory of the operating system.
+
+    Attributes:
+        durable: size of each file on disk. Hand it on to the file system of the next process.
+        kill_at_sync: the next sync of a log does not happen, nor anything after it.
+    """
+
+    def __init__(self, durable: dict[Path, int] | None = None) -> None:
+        self.durable = durable if durable is not None else {}
+        self.kill_at_sync = False
+        self._dead = False
+
+    def lose_power(self) -> None:
+        """What was not synced is gone."""
+        for path, size in self.durable.items():
+            os.truncate(path, size)
+
+    def _live(self) -> None:
+        if self._dead:
+            raise Killed
+
+    def create(self, path: Path, data: bytes) -> None:
+        self._live()
+        super().create(path, data)
+        self.durable[path] = len(data)
+
+    def sync(self, path: Path) -> None:
+        self._live()
+        super().sync(path)
+        self.durable[path] = path.stat().st_size
+
+    def truncate(self, path: Path, size: int) -> None:
+        self._live()
+        super().truncate(path, size)
+        self.durable[path] = size
+
+    def open_append(self, path: Path) -> AppendFile:
+        self._live()
+        return _CachedFile(super().open_append(path), path, self)
+
+    def sync_log(self, path: Path) -> None:
+        """Instead of the sync of a file that is being appended to."""
+        self._dead = self._dead or self.kill_at_sync
+        self._live()
+        self.durable[path] = path.stat().st_size
+
+
+class _CachedFile:
+    def __init__(self, file: AppendFile, path: Path, filesystem: PageCacheFilesystem) -> None:
+        self._file = file
+        self._path = path
+        self._filesystem = filesystem
+
+    def append(self, data: bytes) -> None:
+        self._file.append(data)
+
+    def sync(self) -> None:
+        self._filesystem.sync_log(self._path)
 
     def close(self) -> None:
         self._file.close()

@@ -57,6 +57,7 @@ class Model:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.appends: list[int] = []
 
     def version(self, tenant: str, entity: str) -> int:
         return sum(event.tenant_id == tenant and event.entity_id == entity for event in self.events)
@@ -75,7 +76,8 @@ class Model:
                 if event.event_id is None:
                     place = base + index
                     candidate = self.events[place - 1] if 1 <= place <= len(self.events) else None
-                    if candidate and candidate.tenant_id == tenant and candidate.client_id is None:
+                    together = candidate is not None and self.appends[place - 1] == self.appends[base + first - 1]
+                    if candidate and together and candidate.client_id is None:
                         stored = candidate
                 if stored is None or content(stored) != content(event):
                     return "id_conflict"
@@ -133,6 +135,7 @@ class EngineAgainstModel(RuleBasedStateMachine):
                     assert event.version == self.model.version(tenant, event.entity_id) + 1
                     assert event.position == len(self.model.events) + 1
                     self.model.events.append(msgspec.structs.replace(event))
+                    self.model.appends.append(appended.events[0].position)
 
     @rule(microseconds=st.integers(-5_000, 5_000))
     def turn_the_clock(self, microseconds: int) -> None:

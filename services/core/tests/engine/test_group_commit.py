@@ -5,10 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 from pathlib import Path
+from uuid import UUID, uuid4
 
 import pytest
 
-from allsource_core.engine import EventStore, StoreClosedError, VersionConflictError
+from allsource_core.engine import (
+    AppendUncertainError,
+    EventQuery,
+    EventStore,
+    StoreClosedError,
+    VersionConflictError,
+)
+from allsource_core.engine.events import server_id
 
 from .stores import TENANT, FaultyFilesystem, new_event, open_store
 
@@ -73,24 +81,23 @@ def test_an_event_is_visible_to_readers_when_its_append_returns(tmp_path: Path) 
 
 def test_waiting_for_a_position_ends_when_it_is_durable_or_the_time_is_over(tmp_path: Path) -> None:
     async def check(store: EventStore) -> None:
-        assert not await store.wait_for(1, 0)
-        waiting = asyncio.create_task(store.wait_for(2, 30))
+        assert not await store.wait_for_position_async(1, 0)
+        waiting = asyncio.create_task(store.wait_for_position_async(2, 30))
         await store.append_async(TENANT, [new_event()])
         assert not waiting.done()
         await store.append_async(TENANT, [new_event()])
         assert await waiting
         for _ in range(3):
-            assert not await store.wait_for(100, 0.01)
+            assert not await store.wait_for_position_async(100, 0.01)
 
     with open_store(tmp_path / "s") as store:
         asyncio.run(check(store))
-        assert store._committer._waiters == [], "a wait that timed out leaves nothing behind"
 
 
 def test_closing_makes_durable_what_is_under_way_and_refuses_who_waits_for_more(tmp_path: Path) -> None:
     async def check(store: EventStore) -> None:
         appends = [asyncio.create_task(store.append_async(TENANT, [new_event()])) for _ in range(20)]
-        forever = asyncio.create_task(store.wait_for(1000, 30))
+        forever = asyncio.create_task(store.wait_for_position_async(1000, 30))
         await asyncio.sleep(0)
         await asyncio.to_thread(store.close)
         await asyncio.gather(*appends)
@@ -100,3 +107,72 @@ def test_closing_makes_durable_what_is_under_way_and_refuses_who_waits_for_more(
     asyncio.run(check(open_store(tmp_path / "s")))
     with open_store(tmp_path / "s") as store:
         assert store.last_position == 20
+
+
+def test_other_threads_may_read_while_one_appends(tmp_path: Path) -> None:
+    errors: list[BaseException] = []
+    done = threading.Event()
+
+    def read(store: EventStore) -> None:
+        try:
+            while not done.is_set():
+                store.stats()
+                for event in store.read(TENANT, EventQuery(entity_id="e-1", descending=True, limit=3)):
+                    assert store.get(TENANT, event.id) == event
+                    assert event.client_id is not None
+                    store.get(TENANT, UUID(bytes=event.client_id))
+                store.get(TENANT, server_id(1_700_000_000_000_000, store.last_position + 1))
+        except BaseException as error:
+            errors.append(error)
+
+    with open_store(tmp_path / "s") as store:
+        readers = [threading.Thread(target=read, args=(store,)) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        for number in range(300):
+            store.append(f"tenant-{number % 7}", [new_event("x")])
+            store.append(TENANT, [new_event(f"e-{n % 5}", event_id=uuid4()) for n in range(20)])
+        done.set()
+        for reader in readers:
+            reader.join()
+    assert errors == []
+
+
+def test_waits_are_refused_when_they_are_ended(tmp_path: Path) -> None:
+    async def check(store: EventStore) -> None:
+        waiting = [asyncio.create_task(store.wait_for_position_async(10, 30)) for _ in range(3)]
+        await asyncio.sleep(0)
+        store.end_waits()
+        for wait in waiting:
+            with pytest.raises(StoreClosedError):
+                await wait
+        with pytest.raises(StoreClosedError):
+            await store.wait_for_position_async(10, 30)
+        await store.append_async(TENANT, [new_event()])
+        assert await store.wait_for_position_async(1, 0)
+
+    with open_store(tmp_path / "s") as store:
+        asyncio.run(check(store))
+
+
+def test_a_reader_that_waits_while_the_disk_fails_is_told_not_yet(tmp_path: Path) -> None:
+    async def check(store: EventStore, filesystem: FaultyFilesystem) -> None:
+        waiting = asyncio.create_task(store.wait_for_position_async(2, 0.2))
+        await asyncio.sleep(0)
+        filesystem.fail_at = filesystem.operations + 1
+        with pytest.raises(AppendUncertainError):
+            await store.append_async(TENANT, [new_event()])
+        assert not await waiting
+        assert not await store.wait_for_position_async(99, 0)
+
+    filesystem = FaultyFilesystem()
+    with open_store(tmp_path / "s", filesystem=filesystem) as store:
+        asyncio.run(check(store, filesystem))
+
+
+def test_a_closed_store_refuses_reads(tmp_path: Path) -> None:
+    store = open_store(tmp_path / "s")
+    store.close()
+    for read in (lambda: store.read(TENANT), lambda: store.read_async(TENANT), lambda: store.get(TENANT, uuid4())):
+        with pytest.raises(StoreClosedError):
+            read()

@@ -83,6 +83,15 @@ def test_events_without_an_id_belong_to_a_repetition_if_they_stand_where_they_st
         assert again.events == first.events
 
 
+def test_an_event_without_an_id_that_came_with_another_append_is_no_part_of_a_repetition(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s") as store:
+        store.append(TENANT, [new_event("x", event_id=A)])
+        store.append(TENANT, [new_event("x")])
+        with pytest.raises(EventIdConflictError):
+            store.append(TENANT, [new_event("x", event_id=A), new_event("x")])
+        assert store.last_position == 2
+
+
 def test_an_id_is_unique_in_its_tenant_only(tmp_path: Path) -> None:
     with open_store(tmp_path / "s") as store:
         store.append("a", [new_event("x", event_id=A)])

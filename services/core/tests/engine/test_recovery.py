@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import shutil
 import struct
 import subprocess
@@ -9,15 +10,18 @@ import sys
 from pathlib import Path
 
 import pytest
-from structlog.testing import capture_logs
+from hypothesis import given
+from hypothesis import strategies as st
 
 from allsource_core.engine import (
     CorruptionError,
     ForeignDirectoryError,
+    InvalidEventError,
     RecoveryProgress,
     StoreLockedError,
 )
 from allsource_core.engine.log_format import FILE_HEADER_BYTES, LogFileHeader, encode_file_header, frame, read_frame
+from allsource_core.engine.recovery import _possible_records
 
 from .stores import TENANT, new_event, open_store
 
@@ -48,17 +52,19 @@ def frames(data: bytes) -> list[tuple[int, int]]:
     return found
 
 
-def test_a_log_cut_at_any_byte_of_its_last_record_opens_without_that_record(tmp_path: Path) -> None:
+def test_a_log_cut_at_any_byte_of_its_last_record_opens_without_that_record(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     log = crashed_store(tmp_path / "s", [[b"1"], [b"2", b"3"]])
     whole = log.read_bytes()
     (_, first_end), (begin, end) = frames(whole)
     assert (first_end, end) == (begin, len(whole))
     for cut in range(begin, end):
         log.write_bytes(whole[:cut])
-        with capture_logs() as logs:
-            assert payloads(tmp_path / "s") == [b"1"]
-        cuts = [line for line in logs if line["event"] == "unfinished_write_cut"]
-        assert [line["bytes"] for line in cuts] == ([cut - begin] if cut > begin else [])
+        caplog.clear()
+        assert payloads(tmp_path / "s") == [b"1"]
+        named = f"{cut - begin} bytes was cut from {log.name} at byte {begin}"
+        assert (named in caplog.text) == (cut > begin)
     log.write_bytes(whole)
     assert payloads(tmp_path / "s") == [b"1", b"2", b"3"]
 
@@ -212,3 +218,48 @@ def test_recovery_reports_how_far_it_is(tmp_path: Path) -> None:
     assert done == sorted(done)
     assert done[-1] == seen[-1].bytes_total
     assert seen[-1].seconds_left == 0
+
+
+def test_a_store_whose_log_is_missing_is_not_taken_for_a_new_one(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s") as store:
+        store.append(TENANT, [new_event()])
+    shutil.rmtree(tmp_path / "s" / "log")
+    with pytest.raises((CorruptionError, FileNotFoundError), match="log"):
+        open_store(tmp_path / "s")
+    (tmp_path / "s" / "log").mkdir()
+    with pytest.raises(CorruptionError, match=r"000000000001\.log"):
+        open_store(tmp_path / "s")
+
+
+def test_a_log_without_the_file_that_says_whose_it_is_is_not_taken_over(tmp_path: Path) -> None:
+    with open_store(tmp_path / "s") as store:
+        store.append(TENANT, [new_event()])
+    (tmp_path / "s" / "STORE").unlink()
+    with pytest.raises(ForeignDirectoryError, match="is no store"):
+        open_store(tmp_path / "s")
+
+
+def test_an_append_that_is_too_large_for_a_record_is_refused_before_it_is_stored(tmp_path: Path) -> None:
+    large = new_event(payload=b'"%s"' % (b"x" * (1024 * 1024 - 2)))
+    with open_store(tmp_path / "s") as store:
+        with pytest.raises(InvalidEventError, match="in the log together"):
+            store.append(TENANT, [large] * 65)
+        store.append(TENANT, [large] * 60)
+    with open_store(tmp_path / "s") as store:
+        assert store.last_position == 60
+
+
+@given(
+    pieces=st.lists(st.binary(max_size=40) | st.integers(1, 30).map(bytes), max_size=8),
+    bodies=st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=4),
+)
+def test_every_whole_record_is_among_the_places_that_are_looked_at(pieces: list[bytes], bodies: list[bytes]) -> None:
+    data, records = b"\x01", []
+    for index, body in enumerate(bodies):
+        data += pieces[index] if index < len(pieces) else b""
+        records.append(len(data))
+        data += frame(body, len(data))
+    data += b"".join(pieces[len(bodies) :])
+    with mmap.mmap(-1, len(data)) as mapped:
+        mapped.write(data)
+        assert set(records) <= set(_possible_records(mapped, 1))

@@ -24,7 +24,7 @@ class StoreFigures(msgspec.Struct, frozen=True):
 
 
 class CoreHealth(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`reasons` are machine codes: ``recovering``, ``read_only``, ``open_failed``."""
+    """`reasons` are machine codes: ``recovering``, ``read_only``, ``stopping``."""
 
     status: HealthStatus
     service: str
@@ -48,7 +48,6 @@ class Readiness(msgspec.Struct, frozen=True, omit_defaults=True):
     bytes_done: int = 0
     bytes_total: int = 0
     seconds_left: float | None = None
-    detail: str | None = None
 
 
 class CoreState(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -95,7 +95,7 @@ def _check_token(token: bytes) -> None:
     encoded = parts[1]
     try:
         header = _token_header.decode(urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4)))
-    except (binascii.Error, msgspec.DecodeError):
+    except (binascii.Error, msgspec.DecodeError, RecursionError):
         raise ApiError("unauthorized", "the access token has no readable header") from None
     if header.alg.lower() == "none":
         raise ApiError("unauthorized", "the access token is not signed")

@@ -15,9 +15,7 @@ from allsource_core.api.event_views import appended_view
 from allsource_core.api.metrics import CoreMetrics
 from allsource_core.api.problem_details import invalid_event
 from allsource_core.api.requests import Bodies, body_error, decode_body, media_type, note_unknown_fields, parse_query
-from allsource_core.engine import Appended, EventStore, InvalidEventError
-from allsource_core.engine.appends import Expected
-from allsource_core.engine.limits import NESTING_MAX
+from allsource_core.engine import NESTING_MAX, Appended, EventStore, Expected, InvalidEventError
 from allsource_shared.routes import NDJSON
 from allsource_shared.wire.events import (
     AppendedBatch,

@@ -91,6 +91,13 @@ class Dispatcher:
             # The caller is gone; there is nobody to answer.
             raise
         except Exception as error:
+            if request.writer.output_size > 0:
+                # The answer has begun: a second one inside it would be read as a part of it. Break it off.
+                structlog.get_logger().error("answer_broken_off", operation=operation, exc_info=error)
+                status = 500
+                if request.transport is not None:
+                    request.transport.abort()
+                raise ConnectionResetError from error
             response = self._refuse(error, ids)
             status = response.status
         finally:

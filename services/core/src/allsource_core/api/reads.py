@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from contextlib import aclosing
 from typing import Final
 
 import msgspec
@@ -18,9 +19,15 @@ from allsource_core.api.metrics import CoreMetrics
 from allsource_core.api.problem_details import SERVER_NAME
 from allsource_core.api.requests import parse_query
 from allsource_core.api.warnings import warn_of_ignored
-from allsource_core.engine import EventQuery, EventStore
-from allsource_core.engine.limits import ENTITY_ID_BYTES_MAX, EVENT_TYPE_BYTES_MAX, TAG_BYTES_MAX
-from allsource_core.engine.names import name_fault
+from allsource_core.engine import (
+    ENTITY_ID_BYTES_MAX,
+    EVENT_TYPE_BYTES_MAX,
+    TAG_BYTES_MAX,
+    Event,
+    EventQuery,
+    EventStore,
+    name_fault,
+)
 from allsource_shared.context import REQUEST_ID_HEADER
 from allsource_shared.problems import ApiError, ProblemItem
 from allsource_shared.routes import NDJSON
@@ -30,10 +37,10 @@ from allsource_shared.wire.times import to_microseconds
 __all__ = ["ReadRoutes"]
 
 _PAGE_BYTES_MAX: Final = 16 * 1024 * 1024
-"""A page ends early when its payloads exceed this; `next_cursor` goes on. 10,000 events may have 1 MiB each."""
+"""A page ends early when its events exceed this; `next_cursor` goes on. 10,000 events may have 1 MiB each."""
 
 _STREAM_WRITE_BYTES: Final = 256 * 1024
-"""Payload bytes after which a stream hands over to the socket, which then slows it down to the reader's pace."""
+"""Bytes of events after which a stream hands over to the socket, which then slows it down to the reader's pace."""
 
 _encoder: Final = msgspec.json.Encoder()
 
@@ -67,15 +74,16 @@ class ReadRoutes:
         views: list[EventView] = []
         size = 0
         next_cursor = None
-        async for events in self._store.read_async(tenant_id, query):
-            for event in events:
-                if len(views) == limit or size > _PAGE_BYTES_MAX:
-                    next_cursor = encode_cursor(views[-1].position, parameters)
+        async with aclosing(self._store.read_async(tenant_id, query)) as chunks:
+            async for events in chunks:
+                for event in events:
+                    if len(views) == limit or size > _PAGE_BYTES_MAX:
+                        next_cursor = encode_cursor(views[-1].position, parameters)
+                        break
+                    size += _size(event)
+                    views.append(event_view(event))
+                if next_cursor is not None:
                     break
-                size += len(event.payload)
-                views.append(event_view(event))
-            if next_cursor is not None:
-                break
         return EventPage(events=views, count=len(views), next_cursor=next_cursor)
 
     async def _stream(self, call: Call, query: EventQuery) -> StreamResponse:
@@ -90,16 +98,17 @@ class ReadRoutes:
             return response
         views: list[EventView] = []
         size = 0
-        async for events in self._store.read_async(call.principal.tenant_id, query):
-            for event in events:
-                views.append(event_view(event))
-                size += len(event.payload)
-                if size >= _STREAM_WRITE_BYTES:
+        async with aclosing(self._store.read_async(call.principal.tenant_id, query)) as chunks:
+            async for events in chunks:
+                for event in events:
+                    views.append(event_view(event))
+                    size += _size(event)
+                    if size >= _STREAM_WRITE_BYTES:
+                        await response.write(_encoder.encode_lines(views))
+                        views, size = [], 0
+                if views:
                     await response.write(_encoder.encode_lines(views))
                     views, size = [], 0
-            if views:
-                await response.write(_encoder.encode_lines(views))
-                views, size = [], 0
         await response.write_eof()
         return response
 
@@ -122,13 +131,21 @@ class ReadRoutes:
         Raises:
             ApiError: ``not_yet``, with the position reached.
         """
-        if not await self._store.wait_for(options.min_position, options.wait_ms / 1000):
+        if not await self._store.wait_for_position_async(options.min_position, options.wait_ms / 1000):
             raise ApiError(
                 "not_yet",
                 f"the store did not reach position {options.min_position} within {options.wait_ms} ms",
                 expected=options.min_position,
                 actual=self._store.last_position,
             )
+
+
+def _size(event: Event) -> int:
+    """About how many bytes an event takes in an answer."""
+    size = 300 + len(event.payload) + len(event.entity_id) + len(event.event_type)
+    if event.metadata is not None:
+        size += len(event.metadata)
+    return size + sum(map(len, event.tags))
 
 
 def _parse_id(text: str) -> uuid.UUID:

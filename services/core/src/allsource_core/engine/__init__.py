@@ -12,6 +12,7 @@
 
 from msgspec import Raw
 
+from allsource_core.engine.appends import Expected
 from allsource_core.engine.errors import (
     AppendUncertainError,
     CorruptionError,
@@ -26,11 +27,22 @@ from allsource_core.engine.errors import (
     VersionConflictError,
 )
 from allsource_core.engine.events import Appended, Event, NewEvent
+from allsource_core.engine.limits import (
+    ENTITY_ID_BYTES_MAX,
+    EVENT_TYPE_BYTES_MAX,
+    NESTING_MAX,
+    TAG_BYTES_MAX,
+)
+from allsource_core.engine.names import name_fault
 from allsource_core.engine.queries import EventQuery
 from allsource_core.engine.recovery import RecoveryProgress
 from allsource_core.engine.store import EventStore, StoreOptions, StoreStats
 
 __all__ = [
+    "ENTITY_ID_BYTES_MAX",
+    "EVENT_TYPE_BYTES_MAX",
+    "NESTING_MAX",
+    "TAG_BYTES_MAX",
     "AppendUncertainError",
     "Appended",
     "CorruptionError",
@@ -39,6 +51,7 @@ __all__ = [
     "EventIdConflictError",
     "EventQuery",
     "EventStore",
+    "Expected",
     "ForeignDirectoryError",
     "InvalidEventError",
     "NewEvent",
@@ -51,4 +64,5 @@ __all__ = [
     "StoreReadOnlyError",
     "StoreStats",
     "VersionConflictError",
+    "name_fault",
 ]

@@ -111,6 +111,8 @@ def _prepare_event(
         raise InvalidEventError(index, "entity_id", fault)
     timestamp = NO_TIMESTAMP
     if new.timestamp is not None:
+        if new.timestamp.tzinfo is None:
+            raise InvalidEventError(index, "timestamp", "must say its offset from UTC")
         timestamp = to_microseconds(new.timestamp)
         if timestamp > latest:
             raise InvalidEventError(index, "timestamp", "must be at most 5 minutes ahead of the server's clock")

@@ -29,13 +29,16 @@ class Filesystem(Protocol):
     """What the engine asks of a file system. Every method may raise OSError."""
 
     def make_directory(self, path: Path) -> None:
-        """Create a directory (mode 0700) with its parents, unless it is there."""
+        """Create a directory (mode 0700) with its parents, on disk, unless it is there."""
 
     def create(self, path: Path, data: bytes) -> None:
         """Create a file (mode 0600) with this content, on disk, or not at all: write aside, sync, rename, sync."""
 
     def open_append(self, path: Path) -> AppendFile:
         """Open an existing file to append to it."""
+
+    def sync(self, path: Path) -> None:
+        """Return once a file and its name are on disk, whoever wrote it."""
 
     def truncate(self, path: Path, size: int) -> None:
         """Cut a file to `size` bytes, on disk."""
@@ -45,7 +48,11 @@ class LocalFilesystem:
     """The operating system's files."""
 
     def make_directory(self, path: Path) -> None:
-        path.mkdir(mode=DIRECTORY_MODE, parents=True, exist_ok=True)
+        if path.is_dir():
+            return
+        self.make_directory(path.parent)
+        path.mkdir(mode=DIRECTORY_MODE, exist_ok=True)
+        _sync(path.parent, os.O_DIRECTORY)
 
     def create(self, path: Path, data: bytes) -> None:
         aside = path.with_name(path.name + ".tmp")
@@ -56,10 +63,14 @@ class LocalFilesystem:
         finally:
             os.close(descriptor)
         aside.rename(path)
-        _sync_directory(path.parent)
+        _sync(path.parent, os.O_DIRECTORY)
 
     def open_append(self, path: Path) -> AppendFile:
         return _LocalAppendFile(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC))
+
+    def sync(self, path: Path) -> None:
+        _sync(path)
+        _sync(path.parent, os.O_DIRECTORY)
 
     def truncate(self, path: Path, size: int) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
@@ -91,8 +102,8 @@ def _write_all(descriptor: int, data: bytes) -> None:
         view = view[os.write(descriptor, view) :]
 
 
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync(path: Path, flags: int = 0) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         os.fsync(descriptor)
     finally:

@@ -14,6 +14,7 @@ __all__ = [
     "NESTING_MAX",
     "PAYLOAD_BYTES_MAX",
     "POSITION_MAX",
+    "RECORD_BYTES_MAX",
     "TAGS_MAX",
     "TAG_BYTES_MAX",
     "TIMESTAMP_AHEAD_MAX_US",
@@ -29,5 +30,7 @@ NESTING_MAX: Final = 64
 """Levels of arrays and objects in a payload or metadata."""
 TIMESTAMP_AHEAD_MAX_US: Final = 5 * 60 * 1_000_000
 """How far a client's `timestamp` may lie ahead of the clock, in microseconds."""
+RECORD_BYTES_MAX: Final = 64 * 1024 * 1024
+"""One append as it stands in the log: a request of 16 MiB, and what the engine adds to 10,000 events."""
 POSITION_MAX: Final = 2**53 - 1
 """Every position is exact in a JSON number read as a double."""

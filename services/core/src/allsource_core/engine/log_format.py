@@ -12,6 +12,7 @@ import google_crc32c
 import msgspec
 
 from allsource_core.engine.events import Event
+from allsource_core.engine.limits import RECORD_BYTES_MAX
 
 __all__ = [
     "CLOSING_MARK",
@@ -40,9 +41,6 @@ FILE_HEADER_BYTES: Final = _FILE_HEADER.size + _CHECKSUM.size
 _FRAME_HEADER: Final = struct.Struct("<IIQ")
 _FRAME_COVERED: Final = struct.Struct("<IQ")
 FRAME_HEADER_BYTES: Final = _FRAME_HEADER.size
-
-# A batch is at most one request of 16 MiB; the rest is room for what the engine adds to 10,000 events.
-_BODY_BYTES_MAX: Final = 64 * 1024 * 1024
 
 CLOSING_MARK: Final = b"\xc0"
 """The body of the frame that a clean shutdown leaves: MessagePack nil. It vouches for all before it."""
@@ -184,7 +182,7 @@ def read_frame(data: memoryview, offset: int) -> tuple[memoryview, int, int] | N
         return None
     checksum, length, durable_offset = _FRAME_HEADER.unpack_from(data, offset)
     end = start + length
-    if not 0 < length <= _BODY_BYTES_MAX or end > len(data) or durable_offset > offset:
+    if not 0 < length <= RECORD_BYTES_MAX or end > len(data) or durable_offset > offset:
         return None
     covered = google_crc32c.value(bytes(data[offset + _CHECKSUM.size : start]))
     if google_crc32c.extend(covered, bytes(data[start:end])) != checksum:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from allsource_core.engine.log_format import (
 
 __all__ = ["LogWriter"]
 
+_log = logging.getLogger(__name__)
+
 
 class LogWriter:
     """Appends records to the newest log file and begins a new one when it is full.
@@ -27,7 +30,7 @@ class LogWriter:
         directory: of the log files.
         filesystem: below it.
         file_bytes_max: a file that has reached this size gets no further record.
-        file_number, file_bytes: the file to go on with and its size; 0 and 0 to begin the first one.
+        file_number, file_bytes: the file to go on with and its size.
     """
 
     def __init__(
@@ -45,9 +48,7 @@ class LogWriter:
         self._file_number = file_number
         self._offset = file_bytes
         self._bytes_written = 0
-        self._file: AppendFile | None = None
-        if file_number:
-            self._file = filesystem.open_append(directory / file_name(file_number))
+        self._file: AppendFile | None = filesystem.open_append(directory / file_name(file_number))
 
     @property
     def file_number(self) -> int:
@@ -90,6 +91,22 @@ class LogWriter:
         self._file_number = number
         self._offset = FILE_HEADER_BYTES
         return self._file
+
+    def abandon(self) -> None:
+        """Give up after a failure: close the file and try to cut it where it is durable for certain.
+
+        What the failed write left would otherwise be read at the next start from memory of the operating system,
+        which may never reach the disk.
+        """
+        file, self._file = self._file, None
+        if file is None:
+            return
+        try:
+            file.close()
+            self._filesystem.truncate(self._directory / file_name(self._file_number), self._offset)
+        except Exception:
+            # The next start finds an unfinished write and cuts it, or whole records and syncs them.
+            _log.warning("the log could not be cut after a failed write", exc_info=True)
 
     def close(self, *, clean: bool) -> None:
         """Close the file; `clean` leaves the mark that vouches for every byte before it.

@@ -19,7 +19,7 @@ from msgspec import Raw
 from allsource_core.engine.errors import InvalidEventError
 from allsource_core.engine.limits import NESTING_MAX
 
-__all__ = ["nesting_depth", "one_line", "take_bodies"]
+__all__ = ["nesting_depth", "take_bodies"]
 
 # Every digit becomes 0 and E becomes e, so that two substring searches find each number that may exceed a double
 # (1.8e308): one with an exponent of three digits or more, and one of so many digits that two in the exponent suffice.
@@ -57,7 +57,7 @@ def take_bodies(field: str, raws: Sequence[bytes | Raw | None], bytes_max: int) 
             if body is not None:
                 _check_readable(index, field, body)
     if b"\n" in joined or b"\r" in joined:
-        return [None if body is None else one_line(body) for body in bodies]
+        return [None if body is None else _one_line(index, field, body) for index, body in enumerate(bodies)]
     return bodies
 
 
@@ -101,12 +101,15 @@ def nesting_depth(body: bytes) -> int:
     return max(accumulate(1 if bracket else -1 for bracket in brackets), default=0)
 
 
-def one_line(body: bytes) -> bytes:
+def _one_line(index: int, field: str, body: bytes) -> bytes:
     """A JSON text without insignificant white space where it has line breaks, else as it is.
 
     A line break would split a line of NDJSON and a frame of server-sent events. JSON allows none inside strings,
     so only white space goes; numbers keep their precision and objects the order of their keys.
     """
     if b"\n" in body or b"\r" in body:
-        return msgspec.json.format(body, indent=-1)
+        try:
+            return msgspec.json.format(body, indent=-1)
+        except ValueError as error:
+            raise InvalidEventError(index, field, f"must be JSON: {error}") from None
     return body

@@ -7,29 +7,38 @@ they are stored. If one does, or a newer file exists, acknowledged bytes are dam
 
 from __future__ import annotations
 
+import logging
 import mmap
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 import msgspec
-import structlog
 
 from allsource_core.engine.errors import CorruptionError, ForeignDirectoryError
 from allsource_core.engine.events import Event
 from allsource_core.engine.filesystem import Filesystem
 from allsource_core.engine.log_format import (
     FILE_HEADER_BYTES,
+    FRAME_HEADER_BYTES,
     decode_file_header,
     decode_record,
+    file_name,
     list_log_files,
     read_frame,
 )
 
 __all__ = ["LogEnd", "RecoveryProgress", "recover_log"]
 
+_log = logging.getLogger(__name__)
+
 _REPORT_SECONDS: Final = 0.1
+_FOUR_ZEROS: Final = bytes(4)
+_NOT_ZERO: Final = re.compile(rb"[^\0]")
+_UPPER_HALF: Final = FRAME_HEADER_BYTES - len(_FOUR_ZEROS)
+"""Where in the head of a record the upper half of its durable offset stands."""
 
 
 class RecoveryProgress(msgspec.Struct, frozen=True):
@@ -48,12 +57,11 @@ class RecoveryProgress(msgspec.Struct, frozen=True):
 
 
 class LogEnd(msgspec.Struct, frozen=True):
-    """Where the log ends: its newest file (0 for none), the size of that, and the bytes that were cut from it."""
+    """Where the log ends: the number and size of its newest file, and the size of all of them."""
 
     file_number: int
     file_bytes: int
     log_bytes: int
-    bytes_cut: int
 
 
 ReportProgress = Callable[[RecoveryProgress], None]
@@ -67,6 +75,9 @@ def recover_log(
 ) -> LogEnd:
     """Read every log file in order, hand each record's events to `accept`, and cut an unfinished write.
 
+    When it returns, everything that it read is on disk: a process that was killed may have left whole records that
+    were written and not synced, and they are about to be served.
+
     Args:
         directory: of the log files.
         filesystem: which does the cutting.
@@ -78,6 +89,8 @@ def recover_log(
         ForeignDirectoryError: for a format version that this release can't read.
     """
     files = list_log_files(directory)
+    if not files:
+        raise CorruptionError(directory / file_name(1), 0, "the file is missing")
     sizes = [path.stat().st_size for _, path in files]
     progress = _ProgressMeter(sum(sizes), report)
     next_position = 1
@@ -97,10 +110,12 @@ def recover_log(
         if end < sizes[index]:
             filesystem.truncate(path, end)
             cut = sizes[index] - end
-            structlog.get_logger().warning("unfinished_write_cut", file=path.name, offset=end, bytes=cut)
+            _log.warning("an unfinished write of %d bytes was cut from %s at byte %d", cut, path.name, end)
+        elif is_last:
+            filesystem.sync(path)
         last_number, last_size = number, end
         progress.file_done(sizes[index])
-    return LogEnd(last_number, last_size, sum(sizes) - cut, cut)
+    return LogEnd(last_number, last_size, sum(sizes) - cut)
 
 
 def _read_file(path: Path, number: int, position: int, *, is_last: bool) -> Iterator[tuple[list[Event], int]]:
@@ -112,7 +127,7 @@ def _read_file(path: Path, number: int, position: int, *, is_last: bool) -> Iter
             while offset < len(data):
                 found = read_frame(data, offset)
                 if found is None:
-                    _check_unfinished(path, data, offset, is_last=is_last)
+                    _check_unfinished(path, mapped, data, offset, is_last=is_last)
                     return
                 body, end, _ = found
                 try:
@@ -138,17 +153,36 @@ def _check_header(path: Path, data: bytes, number: int, position: int) -> None:
         raise CorruptionError(path, 0, f"it begins at position {header.first_position}, expected was {position}")
 
 
-def _check_unfinished(path: Path, data: memoryview, offset: int, *, is_last: bool) -> None:
-    """Return if the bytes from `offset` on are the rest of a write that was never acknowledged."""
+def _check_unfinished(path: Path, mapped: mmap.mmap, data: memoryview, offset: int, *, is_last: bool) -> None:
+    """Return if the bytes from `offset` on are the rest of a write that was never acknowledged.
+
+    Args:
+        mapped, data: the whole file, twice: one can be searched, the other be cut without a copy.
+    """
     if not is_last:
         raise CorruptionError(path, offset, "no whole record is here, and a newer log file exists")
-    for candidate in range(offset + 1, len(data)):
+    for candidate in _possible_records(mapped, offset + 1):
         found = read_frame(data, candidate)
         if found is not None:
             body, _, durable_offset = found
             body.release()
             if durable_offset > offset:
                 raise CorruptionError(path, offset, f"no whole record is here, and the one at {candidate} is newer")
+
+
+def _possible_records(mapped: mmap.mmap, start: int) -> Iterator[int]:
+    """Offsets from `start` on at which the head of a record may stand.
+
+    The upper half of its durable offset is zero, in files of less than 4 GiB; so only places with four zeros are
+    looked at, and of a long run of zeros only the beginning: behind it the length of the record would be zero too.
+    """
+    place = mapped.find(_FOUR_ZEROS, start + _UPPER_HALF)
+    while place >= 0:
+        match = _NOT_ZERO.search(mapped, place)
+        end = match.start() if match is not None else len(mapped)
+        for zeros in range(place, min(place + 2 * len(_FOUR_ZEROS), end - len(_FOUR_ZEROS) + 1)):
+            yield zeros - _UPPER_HALF
+        place = mapped.find(_FOUR_ZEROS, end)
 
 
 class _ProgressMeter:

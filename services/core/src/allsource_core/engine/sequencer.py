@@ -7,8 +7,9 @@ from uuid import UUID
 import msgspec
 
 from allsource_core.engine.appends import NO_TIMESTAMP, Expected, PreparedAppend
-from allsource_core.engine.errors import EngineError, EventIdConflictError, VersionConflictError
+from allsource_core.engine.errors import EngineError, EventIdConflictError, InvalidEventError, VersionConflictError
 from allsource_core.engine.events import Appended, Event
+from allsource_core.engine.limits import RECORD_BYTES_MAX
 from allsource_core.engine.log_format import encode_record
 from allsource_core.engine.table import EventTable
 
@@ -61,10 +62,12 @@ class Sequencer:
             if repeated is not None:
                 return repeated
         versions: dict[str, tuple[int, int]] = {}
+        newest = 0
         for entity_id, expected in prepared.expected_by_entity.items():
             version, position = self._table.version(tenant_id, entity_id)
             if not _holds(expected, version):
                 return Outcome(Refusal(VersionConflictError(entity_id, expected, version)), position)
+            newest = max(newest, position)
         recorded_at = max(now, self._table.last_recorded_at)
         last_position = self._table.last_position
         for index, event in enumerate(events):
@@ -81,10 +84,13 @@ class Sequencer:
             if event.timestamp == NO_TIMESTAMP:
                 event.timestamp = recorded_at
         if dry_run:
-            newest = max(position for _, position in versions.values())
+            newest = max(newest, *(position for _, position in versions.values()))
             return Outcome(Appended(events, dry_run=True), newest)
         # Encode before adding: if it raised, nothing would have changed.
         record = encode_record(tenant_id, recorded_at, events)
+        if len(record) > RECORD_BYTES_MAX:
+            message = f"must be at most {RECORD_BYTES_MAX} bytes in the log together, are {len(record)}"
+            return Outcome(Refusal(InvalidEventError(None, "events", message)), 0)
         self._table.add(tenant_id, events)
         return Outcome(Appended(events), self._table.last_position, record)
 
@@ -92,7 +98,7 @@ class Sequencer:
         """The answer to an append of which some client id is known; None where none is.
 
         An event without an id belongs to a repetition if the event that stands where it stood, counted from the first
-        event with an id, has the same content.
+        event with an id, came with the same append and has the same content.
         """
         known = [
             self._table.find(tenant_id, UUID(bytes=event.client_id)) if event.client_id is not None else None
@@ -112,7 +118,7 @@ class Sequencer:
         changed: list[tuple[int, UUID]] = []
         for index, (event, stored) in enumerate(zip(events, known, strict=True)):
             if stored is None and event.client_id is None:
-                stored = self._without_id(tenant_id, first_known.position + index - first_index)
+                stored = self._without_id(first_known, index - first_index)
             if stored is not None and _same_content(event, stored):
                 originals.append(stored)
             elif stored is not None and event.client_id is not None:
@@ -124,11 +130,13 @@ class Sequencer:
         error = EventIdConflictError(changed or conflicts, changed=bool(changed))
         return Outcome(Refusal(error), newest)
 
-    def _without_id(self, tenant_id: str, position: int) -> Event | None:
-        if not 1 <= position <= self._table.last_position:
+    def _without_id(self, known: Event, distance: int) -> Event | None:
+        """The event without a client id so many positions behind a known one, if both came with one append."""
+        position = known.position + distance
+        if not self._table.were_appended_together(known.position, position):
             return None
         event = self._table.at(position)
-        return event if event.tenant_id == tenant_id and event.client_id is None else None
+        return event if event.client_id is None else None
 
 
 def _holds(expected: Expected, version: int) -> bool:

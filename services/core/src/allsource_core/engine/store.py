@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -25,6 +25,7 @@ from allsource_core.engine.queries import EventQuery
 from allsource_core.engine.recovery import LogEnd, RecoveryProgress, recover_log
 from allsource_core.engine.sequencer import Refusal, Sequencer
 from allsource_core.engine.table import EventTable
+from allsource_core.engine.visibility import Visibility
 from allsource_shared.wire.events import NewEvent
 
 __all__ = ["EventStore", "StoreOptions", "StoreStats"]
@@ -48,8 +49,7 @@ class StoreStats(msgspec.Struct, frozen=True):
     Attributes:
         events, entities: stored.
         last_position: of the last durable event.
-        log_files, log_bytes: of the log when the store was opened, and what was appended since.
-        bytes_cut: of an unfinished write at the end of the log, when the store was opened.
+        log_files, log_bytes: of the log.
         read_only_reason: why no appends are taken, or None.
     """
 
@@ -58,7 +58,6 @@ class StoreStats(msgspec.Struct, frozen=True):
     last_position: int
     log_files: int
     log_bytes: int
-    bytes_cut: int
     recovery_seconds: float
     read_only_reason: str | None
 
@@ -86,7 +85,7 @@ class EventStore:
         self._lock = threading.Lock()
         self._closed = False
         self._read_only_reason: str | None = None
-        self._visible = table.last_position
+        self._visibility = Visibility(table.last_position)
         self._recovery_seconds = 0.0
         self._sequencer = Sequencer(table)
         self._writer = LogWriter(
@@ -98,8 +97,8 @@ class EventStore:
         )
         self._committer = Committer(
             self._writer,
-            durable_position=self._visible,
-            on_durable=self._make_visible,
+            durable_position=table.last_position,
+            on_durable=self._visibility.advance,
             on_failure=self._stop_appends,
         )
 
@@ -120,7 +119,8 @@ class EventStore:
             options: see `StoreOptions`.
             clock: microseconds since the epoch.
             filesystem: below the store.
-            progress: called from this thread while the log is read, about ten times a second.
+            progress: called from this thread after every log file, and about ten times a second while one is read.
+                What it raises ends the opening: nothing is left open, and nothing was changed.
 
         Raises:
             StoreLockedError: another process has it open.
@@ -150,11 +150,12 @@ class EventStore:
         self.close()
 
     def close(self) -> None:
-        """Make durable what is under way, then close. Appends and waits from then on raise StoreClosedError."""
+        """Make durable what is under way, then close. Every call but this one then raises StoreClosedError."""
         with self._lock:
             if self._closed:
                 return
             self._closed = True
+        self._visibility.end_waits()
         try:
             self._committer.close()
         finally:
@@ -218,13 +219,11 @@ class EventStore:
                 raise OverloadedError("too many bytes wait for the disk")
             outcome = self._sequencer.decide(tenant_id, prepared, self._clock(), dry_run=dry_run)
             if outcome.record is not None:
-                self._committer.enqueue(self._table.last_position, outcome.record)
+                first_position = outcome.durable_at - len(prepared.events) + 1
+                self._committer.enqueue(first_position, outcome.durable_at, outcome.record)
             return outcome.result, outcome.durable_at
 
-    def _make_visible(self, position: int) -> None:
-        self._visible = position
-
-    def _stop_appends(self, error: Exception) -> None:
+    def _stop_appends(self, error: BaseException) -> None:
         self._read_only_reason = f"the log could not be written ({error}); restart the service"
 
     # --- reading ---
@@ -232,53 +231,78 @@ class EventStore:
     @property
     def last_position(self) -> int:
         """The position of the last durable event of any tenant, 0 for none."""
-        return self._visible
+        return self._visibility.position
 
-    def read(self, tenant_id: str, query: EventQuery | None = None) -> Iterator[Event]:
-        """The durable events that a query selects, as they are now, in the order of positions.
+    def read(self, tenant_id: str, query: EventQuery | None = None) -> Generator[Event, None, None]:
+        """The durable events that a query selects, as they are when this is called, in the order of positions.
 
         Events that are appended while the caller iterates are not among them. Nothing is collected: memory does not
-        grow with the number of events.
+        grow with the number of events. An iterator that is left before its end should be closed
+        (`contextlib.closing`): it may hold what it reads from.
+
+        Raises:
+            StoreClosedError: the store was closed.
+            CorruptionError, OSError: while iterating, if stored bytes are damaged or can't be read.
         """
-        for chunk in self._table.scan(tenant_id, query or EventQuery(), self._visible):
+        self._check_open()
+        return self._read(tenant_id, query or EventQuery(), self.last_position)
+
+    def _read(self, tenant_id: str, query: EventQuery, up_to: int) -> Generator[Event, None, None]:
+        for chunk in self._table.scan(tenant_id, query, up_to):
             yield from chunk
 
-    async def read_async(self, tenant_id: str, query: EventQuery | None = None) -> AsyncIterator[list[Event]]:
-        """`read` for a caller on an event loop: lists of events, none empty; others run in between."""
-        for chunk in self._table.scan(tenant_id, query or EventQuery(), self._visible):
+    def read_async(self, tenant_id: str, query: EventQuery | None = None) -> AsyncGenerator[list[Event], None]:
+        """`read` for a caller on an event loop: lists of events, none empty; others run in between.
+
+        To be closed like that one (`contextlib.aclosing`).
+        """
+        self._check_open()
+        return self._read_async(tenant_id, query or EventQuery(), self.last_position)
+
+    async def _read_async(self, tenant_id: str, query: EventQuery, up_to: int) -> AsyncGenerator[list[Event], None]:
+        for chunk in self._table.scan(tenant_id, query, up_to):
             if chunk:
                 yield chunk
             await asyncio.sleep(0)
 
     def get(self, tenant_id: str, event_id: UUID) -> Event | None:
-        """The tenant's durable event of this id, whether its author gave the id or the engine."""
+        """The tenant's durable event of this id, whether its author gave the id or the engine.
+
+        Raises: as `read`.
+        """
+        self._check_open()
         event = self._table.find(tenant_id, event_id)
-        return event if event is not None and event.position <= self._visible else None
+        return event if event is not None and event.position <= self.last_position else None
 
     async def get_async(self, tenant_id: str, event_id: UUID) -> Event | None:
         """`get` for a caller on an event loop."""
         return self.get(tenant_id, event_id)
 
-    async def wait_for(self, position: int, timeout_seconds: float) -> bool:
-        """Wait until the event at `position` is durable; False if it is not within the time."""
-        if self._visible >= position:
-            return True
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                await self._committer.wait_async(position)
-        except TimeoutError:
-            return False
-        return True
+    async def wait_for_position_async(self, position: int, timeout_seconds: float) -> bool:
+        """Wait until the event at `position` is durable, and so visible; False if it is not within the time.
+
+        Raises:
+            OverloadedError: too many wait already.
+            StoreClosedError: the store was closed first, or `end_waits` called.
+        """
+        return await self._visibility.wait(position, timeout_seconds)
+
+    def end_waits(self) -> None:
+        """Refuse everybody who waits for a position, from now on: the first step of a shutdown that is not slow."""
+        self._visibility.end_waits()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreClosedError("the store was closed")
 
     def stats(self) -> StoreStats:
         """Figures as they are now. Cheap: counts what is counted already."""
         return StoreStats(
-            events=self._visible,
+            events=self._table.last_position,
             entities=self._table.entity_count(),
-            last_position=self._visible,
+            last_position=self.last_position,
             log_files=self._writer.file_number,
             log_bytes=self._log_end.log_bytes + self._writer.bytes_written,
-            bytes_cut=self._log_end.bytes_cut,
             recovery_seconds=self._recovery_seconds,
             read_only_reason=self._read_only_reason,
         )

@@ -7,7 +7,7 @@ position up to which they are. All of a store's events are here.
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Final
 from uuid import UUID
@@ -45,6 +45,7 @@ class EventTable:
         self._events: list[Event] = []
         self._tenants: dict[str, _Tenant] = {}
         self._names: dict[str, str] = {}
+        self._append_starts = array("Q")
 
     @property
     def last_position(self) -> int:
@@ -58,13 +59,16 @@ class EventTable:
 
     def entity_count(self) -> int:
         """Entities of all tenants."""
-        return sum(len(tenant.by_entity) for tenant in self._tenants.values())
+        return sum(len(tenant.by_entity) for tenant in list(self._tenants.values()))
 
     def add(self, tenant_id: str, events: Sequence[Event]) -> None:
         """Take the events of one append, whose positions follow on the last one."""
         tenant = self._tenants.get(tenant_id)
         if tenant is None:
             tenant = self._tenants[tenant_id] = _Tenant()
+        # The events first: another thread that finds one in an index must find it here as well.
+        self._append_starts.append(events[0].position)
+        self._events.extend(events)
         for event in events:
             position = event.position
             tenant.positions.append(position)
@@ -74,7 +78,6 @@ class EventTable:
                 _append(tenant.by_tag, tag, position)
             if event.client_id is not None:
                 tenant.by_client_id[event.client_id] = position
-        self._events.extend(events)
 
     def add_recovered(self, events: Sequence[Event]) -> None:
         """Take the events of a record read back, sharing equal names: a decoder makes each one anew."""
@@ -93,6 +96,11 @@ class EventTable:
     def at(self, position: int) -> Event:
         """The event at a position that exists."""
         return self._events[position - 1]
+
+    def were_appended_together(self, position: int, other: int) -> bool:
+        """Whether the events at two positions came with one append."""
+        starts = self._append_starts
+        return bisect_right(starts, position) == bisect_right(starts, other) and other <= len(self._events)
 
     def version(self, tenant_id: str, entity_id: str) -> tuple[int, int]:
         """(last version, last position) of an entity; (0, 0) for one without events."""
@@ -160,11 +168,6 @@ class EventTable:
             lists.append(tenant.by_type.get(query.event_type, _NOTHING))
         is_exact = len(lists) <= 1 and query.since is None and query.until is None
         return min(lists, key=len, default=tenant.positions), is_exact
-
-    def count(self, tenant_id: str, up_to: int) -> int:
-        """How many events a tenant has at positions of at most `up_to`."""
-        tenant = self._tenants.get(tenant_id)
-        return bisect_left(tenant.positions, up_to + 1) if tenant is not None else 0
 
 
 def _append(index: dict[str, array[int]], key: str, position: int) -> None:
