@@ -6,9 +6,11 @@ only what is missing is added (`development.py`).
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
+import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -164,9 +166,15 @@ def _welcome(stack: Stack, development: Development) -> str:
     lines = ["", f"AllSource is ready:  gateway {url}   core {stack.core_url}   API {url}/openapi.json", ""]
     if development.password_file is not None:
         file = _shown(development.password_file)
+        if _signs_in(stack.core_url, development):
+            lines += [f"The first start made the user {development.username}; the password is in {file}. Sign in:", ""]
+        else:
+            lines += [
+                f"The store was made earlier, with another administrator than {development.username} with the password",
+                f"in {file}: sign in as that one. (`make clean` removes the development store.) With the right file:",
+                "",
+            ]
         lines += [
-            f"The first start made the user {development.username}; the password is in {file}. Sign in:",
-            "",
             f'  token=$(printf \'{{"username":"{development.username}","password":"%s"}}\' "$(cat {file})" \\',
             f"    | curl -s {url}/api/v1/auth/login -H 'Content-Type: application/json' -d @- \\",
             "    | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"token\"])')",
@@ -186,6 +194,20 @@ def _welcome(stack: Stack, development: Development) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _signs_in(core_url: str, development: Development) -> bool:
+    """Whether the generated password is the administrator's: it is not if its file was lost and made again."""
+    assert development.password_file is not None
+    password = development.password_file.read_text(encoding="utf-8").strip()
+    body = json.dumps({"username": development.username, "password": password}).encode()
+    headers = {"Content-Type": "application/json"}
+    request = urllib.request.Request(f"{core_url}/api/v1/auth/login", body, headers)
+    try:
+        with urllib.request.urlopen(request, timeout=10):
+            return True
+    except OSError:
+        return False
 
 
 def _shown(path: Path) -> str:

@@ -241,3 +241,16 @@ def test_auto_is_json_where_there_is_no_terminal(configure: Callable[..., Lines]
     lines = configure(format="auto")
     structlog.get_logger().info("a")
     assert lines.one()["event"] == "a"
+
+
+def test_a_line_that_can_not_be_written_breaks_nobody() -> None:
+    class FullDisk(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    closed = io.StringIO()
+    closed.close()
+    for stream in (FullDisk(), closed):
+        configure_logging(LoggingSettings(format="json"), service="test", stream=stream)
+        structlog.get_logger().info("lost")
+        logging.getLogger("library").warning("lost as well")

@@ -38,7 +38,7 @@ def test_it_has_every_route_and_no_other():
 def test_security_of_a_route_is_that_of_the_table(row: Route):
     described = operation(row)
     if isinstance(row.access, Permission):
-        assert described["security"] == [{"bearer": []}]
+        assert described["security"] == [{"bearer": []}, {"header": []}]
         assert f"`{row.access}`" in described["description"]
         assert {"401", "403"} <= set(described["responses"])
     else:

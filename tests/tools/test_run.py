@@ -171,3 +171,16 @@ def test_mistakes_in_the_configuration_of_both_are_reported_at_once(tmp_path: Pa
     assert runs[0].wait() == 2
     for name in environ:
         assert runs[0].output.count(f"make run: {name}") == 1
+
+
+def test_a_lost_password_file_is_not_taken_for_the_administrators(run: Run, tmp_path: Path, runs: list[Run]) -> None:
+    run.wait_until_ready()
+    run.process.send_signal(signal.SIGINT)
+    assert run.wait() == 0
+    (tmp_path / "dev" / "admin-password").unlink()
+    again = Run(tmp_path / "dev", {})
+    runs.append(again)
+    again.wait_until_ready()
+    assert "The store was made earlier" in again.output
+    again.process.send_signal(signal.SIGINT)
+    assert again.wait() == 0

@@ -12,7 +12,7 @@ from tools.stack import Stack, StackError, service_url
 
 from .processes import alive, wait_until
 
-SECRETS = {"ALLSOURCE_AUTH__JWT_SECRET": "a secret for tests that is long enough"}
+SECRETS = {"ALLSOURCE_AUTH__JWT_SECRET": "kZ3vN8qTj1Wm5xRb7Lc0Yd9Hf2Gs6Pu4EaQi"}
 
 
 def status(url: str) -> int:

@@ -83,6 +83,7 @@ CORE_ROUTES: Final = RouteTable(
             request=events.NewEvent,
             response=events.AppendedEvent,
             status=201,
+            other_status=200,
             problems=_APPEND_PROBLEMS,
             lenient=True,
         ),
@@ -95,8 +96,10 @@ CORE_ROUTES: Final = RouteTable(
             query=events.AppendOptions,
             request=events.EventBatch,
             request_types=(JSON, NDJSON),
+            headers=(("Prefer", "`return=minimal` leaves `events` out of the answer."),),
             response=events.AppendedBatch,
             status=201,
+            other_status=200,
             problems=_APPEND_PROBLEMS,
         ),
         Route(
@@ -108,7 +111,7 @@ CORE_ROUTES: Final = RouteTable(
             query=events.QueryParameters,
             response=events.EventPage,
             response_types=(JSON, NDJSON),
-            problems=("invalid_cursor", "not_acceptable", "not_yet"),
+            problems=("invalid_cursor", "not_acceptable", "not_yet", "rate_limited"),
             lenient=True,
         ),
         Route(
@@ -119,7 +122,7 @@ CORE_ROUTES: Final = RouteTable(
             summary="Read one event by its id",
             query=events.ReadOptions,
             response=events.EventView,
-            problems=("not_yet",),
+            problems=("not_found", "not_yet", "rate_limited"),
         ),
     ]
 )

@@ -98,8 +98,8 @@ class _Lines:
     """Where lines go. A line that can't be written is lost: a full or closed log must not break who writes to it."""
 
     def __init__(self, stream: TextIO | None) -> None:
-        self._stream = stream
-        self.is_terminal = stream is not None and stream.isatty()
+        self._stream = None if stream is None or stream.closed else stream
+        self.is_terminal = self._stream is not None and self._stream.isatty()
 
     def write(self, text: str) -> None:
         if self._stream is not None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from allsource_shared.context import REQUEST_ID_HEADER
 from allsource_shared.permissions import Permission
 from allsource_shared.problems import PROBLEM_MEDIA_TYPE, PROBLEMS, Problem
 from allsource_shared.routes import NDJSON, Access, Route
@@ -42,7 +43,10 @@ def openapi_document(*, title: str, version: str, routes: Iterable[Route], extra
         "paths": paths,
         "components": {
             "schemas": components,
-            "securitySchemes": {"bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"}},
+            "securitySchemes": {
+                "bearer": {"type": "http", "scheme": "bearer", "bearerFormat": "JWT"},
+                "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            },
         },
     }
 
@@ -51,12 +55,21 @@ def _operation(route: Route, components: dict[str, Any], common: tuple[str, ...]
     operation: dict[str, Any] = {
         "operationId": route.operation,
         "summary": route.summary,
-        "parameters": [*_path_parameters(route), *_query_parameters(route, components)],
+        "parameters": [
+            *_path_parameters(route),
+            *_query_parameters(route, components),
+            *_header_parameters(route),
+        ],
         "responses": _responses(route, common),
     }
+    notes = []
     if isinstance(route.access, Permission):
-        operation["description"] = f"Needs the permission `{route.access}`."
-    operation["security"] = [] if isinstance(route.access, Access) else [{"bearer": []}]
+        notes.append(f"Needs the permission `{route.access}`.")
+    if route.lenient:
+        notes.append("Unknown fields and parameters are ignored and listed in a `Warning` header.")
+    if notes:
+        operation["description"] = " ".join(notes)
+    operation["security"] = [] if isinstance(route.access, Access) else [{"bearer": []}, {"header": []}]
     if route.request is not None:
         operation["requestBody"] = {
             "required": True,
@@ -89,14 +102,28 @@ def _query_parameters(route: Route, components: dict[str, Any]) -> list[dict[str
     ]
 
 
+def _header_parameters(route: Route) -> list[dict[str, Any]]:
+    headers = [(REQUEST_ID_HEADER, "Names the request in logs; echoed, or made where it is absent."), *route.headers]
+    if isinstance(route.access, Permission):
+        headers.append(("X-Tenant-ID", "The tenant to work in; another than one's own only for who may choose."))
+    if route.request is not None:
+        headers.append(("Content-Encoding", "`gzip` or `deflate`, if the body is packed."))
+    return [
+        {"name": name, "in": "header", "required": False, "description": text, "schema": {"type": "string"}}
+        for name, text in headers
+    ]
+
+
 def _responses(route: Route, common: tuple[str, ...]) -> dict[str, Any]:
     content = {media: {"schema": _schema(route.response, media)} for media in route.response_types}
     responses: dict[str, Any] = {
         str(route.status): {"description": HTTPStatus(route.status).phrase, "content": content}
     }
+    if route.other_status is not None:
+        responses[str(route.other_status)] = {"description": HTTPStatus(route.other_status).phrase, "content": content}
     codes = [*common, *route.problems]
     if isinstance(route.access, Permission):
-        codes += ["unauthorized", "forbidden", "reserved_tenant", "bad_header"]
+        codes += ["unauthorized", "forbidden", "not_found", "reserved_tenant", "bad_header"]
     if route.request is not None:
         codes += ["malformed_json", "invalid_body", "body_too_large", "unsupported_media_type", "request_timeout"]
     by_status: dict[int, list[str]] = {}

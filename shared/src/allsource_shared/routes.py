@@ -48,6 +48,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         response: struct of the answer, or None for text.
         response_types: media types of the answer, the default first.
         status: of a success.
+        other_status: of a success that did something else: nothing was stored, say. None where there is none.
+        headers: request headers with a meaning for this route, and what it is.
         problems: codes beyond those that any route can answer (see `openapi.COMMON_PROBLEMS`).
         lenient: unknown fields and parameters are ignored and listed in a ``Warning`` header, as AllSource v1.0
             clients expect of the routes that it had; elsewhere they are refused by name.
@@ -64,6 +66,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     response: Any = None
     response_types: tuple[str, ...] = (JSON,)
     status: int = 200
+    other_status: int | None = None
+    headers: tuple[tuple[str, str], ...] = ()
     problems: tuple[str, ...] = ()
     lenient: bool = False
 

@@ -14,6 +14,7 @@ from aiohttp.web import Response, ServerRunner, StreamResponse, TCPSite
 
 from allsource_core.api.appends import AppendRoutes
 from allsource_core.api.authentication import Authenticator
+from allsource_core.api.bodies import Bodies
 from allsource_core.api.call import Call, Handler
 from allsource_core.api.dispatcher import Dispatcher
 from allsource_core.api.http_server import HttpServer
@@ -21,7 +22,6 @@ from allsource_core.api.identity import IdentityRoutes
 from allsource_core.api.lifecycle import Lifecycle
 from allsource_core.api.metrics import CoreMetrics
 from allsource_core.api.reads import ReadRoutes
-from allsource_core.api.requests import Bodies
 from allsource_core.engine import EventStore, RecoveryProgress, StoreOptions
 from allsource_core.identity.bootstrap import create_first_admin
 from allsource_core.identity.passwords import Passwords

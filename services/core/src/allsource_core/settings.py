@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated
 
@@ -13,6 +14,11 @@ from allsource_shared.settings import Host, LoggingSettings, MetricsSettings, Po
 from allsource_shared.tokens import SECRET_BYTES_MIN
 
 __all__ = ["AuthSettings", "BootstrapAdmin", "CoreSettings", "ServerSettings", "StorageSettings"]
+
+
+_DISTINCT_CHARACTERS_MIN = 10
+"""48 random characters of base64 have 25 to 40 distinct ones, 64 random hex digits hardly ever fewer than 12."""
+_PLACEHOLDER = re.compile("change.?me|secret|password|default|example|allsource|12345678|abcdefgh", re.IGNORECASE)
 
 
 class ServerSettings(msgspec.Struct, frozen=True):
@@ -86,7 +92,7 @@ class CoreSettings(msgspec.Struct, frozen=True):
         """Refuse what is not safe to serve with.
 
         Args:
-            dev_mode: allow a short signing secret.
+            dev_mode: allow a short or guessable signing secret.
 
         Raises:
             ConfigurationError: naming the setting and how to make a good value.
@@ -95,8 +101,12 @@ class CoreSettings(msgspec.Struct, frozen=True):
         hint = "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
         if not secret:
             raise ConfigurationError([f"ALLSOURCE_AUTH__JWT_SECRET (or …_FILE) is not set; {hint}"])
-        if len(secret.encode()) < SECRET_BYTES_MIN and not dev_mode:
+        if dev_mode:
+            return
+        if len(secret.encode()) < SECRET_BYTES_MIN:
             raise ConfigurationError([f"ALLSOURCE_AUTH__JWT_SECRET is shorter than {SECRET_BYTES_MIN} bytes; {hint}"])
+        if len(set(secret)) < _DISTINCT_CHARACTERS_MIN or _PLACEHOLDER.search(secret) is not None:
+            raise ConfigurationError([f"ALLSOURCE_AUTH__JWT_SECRET looks like a placeholder, not like chance; {hint}"])
 
 
 class BootstrapAdmin(msgspec.Struct, frozen=True):

@@ -20,7 +20,7 @@ from allsource_shared.permissions import Role
 from allsource_shared.problems import PROBLEMS
 from allsource_shared.tokens import SigningKey, TokenSigner
 
-SECRET = "the signing secret of the tests, which is long enough"
+SECRET = "kZ3vN8qTj1Wm5xRb7Lc0Yd9Hf2Gs6Pu4EaQi"  # signs the tokens of the tests, and nothing else
 ADMIN = "root@example.org"
 PASSWORD = "correct horse battery staple"
 

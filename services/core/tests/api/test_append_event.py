@@ -228,9 +228,18 @@ class TestDryRun:
 
 class TestUnknownFields:
     def test_they_are_ignored_and_listed_in_a_warning(self, posting: Posting, entity: str):
-        response = posting.event(event(entity, tenant_id="_system", version=7))
+        response = posting.event(event(entity, tenant_id="default", version=7))
         assert response.status_code == 201
         assert response.headers["Warning"] == '299 allsource "ignored unknown: tenant_id, version"'
+
+    @pytest.mark.parametrize(
+        ("tenant", "status", "code"), [("_system", 400, "reserved_tenant"), ("other", 404, "not_found")]
+    )
+    def test_a_tenant_that_is_not_the_callers_is_refused(
+        self, posting: Posting, entity: str, tenant: str, status: int, code: str
+    ):
+        """AllSource v1.0 took the tenant from the body: ignoring another one would store events in the wrong place."""
+        refusal(posting.event(event(entity, tenant_id=tenant)), status, code)
 
     def test_without_any_there_is_no_warning(self, posting: Posting, entity: str):
         assert "Warning" not in posting.event(event(entity)).headers

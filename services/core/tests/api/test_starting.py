@@ -24,6 +24,8 @@ def sign_in(core: Core, password: str = PASSWORD, username: str = ADMIN) -> Any:
 REFUSED: dict[str, tuple[dict[str, str | None], str]] = {
     "no secret": ({"ALLSOURCE_AUTH__JWT_SECRET": None}, "ALLSOURCE_AUTH__JWT_SECRET (or …_FILE) is not set"),
     "empty secret": ({"ALLSOURCE_AUTH__JWT_SECRET": ""}, "ALLSOURCE_AUTH__JWT_SECRET (or …_FILE) is not set"),
+    "placeholder": ({"ALLSOURCE_AUTH__JWT_SECRET": "changeme-" * 5}, "looks like a placeholder"),
+    "secret of one letter": ({"ALLSOURCE_AUTH__JWT_SECRET": "a" * 44}, "looks like a placeholder"),
     "short secret": ({"ALLSOURCE_AUTH__JWT_SECRET": "hunter2" * 4}, "is shorter than 32 bytes"),
     "secret file missing": (
         {"ALLSOURCE_AUTH__JWT_SECRET": None, "ALLSOURCE_AUTH__JWT_SECRET_FILE": "/nope"},
@@ -120,7 +122,7 @@ def test_events_and_tokens_outlive_a_restart_and_a_new_secret_ends_tokens(start:
     with second.client({"Authorization": f"Bearer {token}"}) as client:
         assert client.get(QUERY).content == before
     assert second.stop() == 0
-    third = start(environ={"ALLSOURCE_AUTH__JWT_SECRET": "a new secret that is just as long as it must be"}).ready()
+    third = start(environ={"ALLSOURCE_AUTH__JWT_SECRET": "pL8wXn2Vb6Qs4Kd0Rm3Tz7Jf5Hy1Gc9EuA"}).ready()
     with third.client({"Authorization": f"Bearer {token}"}) as client:
         refusal(client.get(QUERY), 401, "unauthorized")
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import re
 import time
+from itertools import islice
 from typing import Final
 
 import msgspec
 from aiohttp.web import StreamResponse
 
+from allsource_core.api.bodies import Bodies, media_type
 from allsource_core.api.call import Call, json_response
 from allsource_core.api.event_views import appended_view
 from allsource_core.api.metrics import CoreMetrics
 from allsource_core.api.problem_details import invalid_event
-from allsource_core.api.requests import Bodies, body_error, decode_body, media_type, note_unknown_fields, parse_query
+from allsource_core.api.requests import body_error, decode_body, note_unknown_fields, parse_query
 from allsource_core.engine import NESTING_MAX, Appended, EventStore, Expected, InvalidEventError
+from allsource_shared.problems import ApiError
 from allsource_shared.routes import NDJSON
 from allsource_shared.wire.events import (
     AppendedBatch,
@@ -35,12 +38,18 @@ _event_decoder: Final = msgspec.json.Decoder(_LenientEvent)
 _batch_decoder: Final = msgspec.json.Decoder(EventBatch)
 _line_decoder: Final = msgspec.json.Decoder(NewEvent)
 
+_EVENT_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Of the body of one event, of which 1 MiB of payload is the most that can be stored; the rest is spacing and escapes.
+What is ignored in it must not cost everybody else their time."""
+
 _TOO_DEEP: Final = f"must nest at most {NESTING_MAX} levels deep"
 _EVENTS_DEPTH: Final = 2
 """A comma at this depth, inside the object and the array of its events, is between two events."""
 _EVENT_NESTING: Final = 1
 _BATCH_NESTING: Final = 3
 """Levels around a payload: the object, the array, the event."""
+_TOKENS_MAX: Final = 1_000_000
+"""Where this is not enough to find the place, the answer does without: a refusal must not cost seconds."""
 # Possessive: a backtracking string would cost a hundred times its length in memory.
 _STRUCTURE: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},]', re.DOTALL)
 
@@ -57,7 +66,7 @@ class AppendRoutes:
         """``POST events``."""
         options = parse_query(call, AppendOptions)
         media_type(call)
-        body = await self._bodies.read(call.request)
+        body = await self._bodies.read(call.request, _EVENT_BYTES_MAX)
         try:
             event = decode_body(_event_decoder, body)
             note_unknown_fields(call, body, NewEvent)
@@ -126,15 +135,24 @@ def _decode_lines(body: bytes) -> list[NewEvent]:
         RecursionError: an event is nested too deeply.
     """
     try:
-        return _line_decoder.decode_lines(body)
+        events = _line_decoder.decode_lines(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        # Slower, line by line, to know which one it was.
-        for index, line in enumerate(_lines(body)):
-            try:
-                _line_decoder.decode(line)
-            except (msgspec.DecodeError, UnicodeDecodeError) as line_error:
-                raise body_error(line_error, f"events[{index}]") from None
-        raise body_error(error) from None
+        raise _line_error(body, error) from None
+    # The decoder also takes several events on a line, and one on several lines. Counting line ends shows that there
+    # are none of these, unless there are empty lines.
+    if body.count(b"\n") + (not body.endswith(b"\n")) != len(events) and len(_lines(body)) != len(events):
+        raise _line_error(body, msgspec.DecodeError("a line must hold one event"))
+    return events
+
+
+def _line_error(body: bytes, error: Exception) -> ApiError:
+    """What is wrong with an NDJSON body: slower, line by line, to know which one it is."""
+    for index, line in enumerate(_lines(body)):
+        try:
+            _line_decoder.decode(line)
+        except (msgspec.DecodeError, UnicodeDecodeError) as line_error:
+            return body_error(line_error, f"events[{index}]")
+    return body_error(error)
 
 
 def _lines(body: bytes) -> list[bytes]:
@@ -164,7 +182,7 @@ def _deep_place(body: bytes, outer: int) -> tuple[str, int]:
     """
     depth = commas = 0
     key = b""
-    for match in _STRUCTURE.finditer(body):
+    for match in islice(_STRUCTURE.finditer(body), _TOKENS_MAX):
         token = match[0]
         if token in b"[{":
             depth += 1

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from aiohttp.web import BaseRequest
 
 from allsource_core.api.call import Principal
+from allsource_core.api.tenants import check_tenant
 from allsource_shared.permissions import ROLE_PERMISSIONS, Permission
 from allsource_shared.problems import ApiError
 from allsource_shared.routes import Access, Route
 from allsource_shared.tokens import TokenVerifier
 
 __all__ = ["Authenticator"]
+
+_TENANT_HEADER: Final = "X-Tenant-ID"
 
 
 class Authenticator:
@@ -50,20 +55,19 @@ class Authenticator:
         claims = self._verifier.verify(_credential(request))
         if claims.tenant_id.startswith("_"):
             raise ApiError("reserved_tenant", "the access token names a reserved tenant")
-        named = request.headers.getall("X-Tenant-ID", [])
+        named = request.headers.getall(_TENANT_HEADER, [])
         if len(named) > 1:
-            raise ApiError("bad_header", "there is more than one X-Tenant-ID header")
-        if named:
-            _check_tenant(
-                named[0], own=claims.tenant_id, may_choose=Permission.MANAGE_TENANTS in ROLE_PERMISSIONS[claims.role]
-            )
-        return Principal(
+            raise ApiError("bad_header", f"there is more than one {_TENANT_HEADER} header")
+        principal = Principal(
             user_id=claims.sub,
             username=claims.username,
             role=claims.role,
             permissions=ROLE_PERMISSIONS[claims.role],
             tenant_id=claims.tenant_id,
         )
+        if named:
+            check_tenant(named[0], principal, where=_TENANT_HEADER)
+        return principal
 
     def may_see_figures(self, request: BaseRequest) -> bool:
         """Whether a request to a public route bears a credential with the permission `metrics`."""
@@ -90,13 +94,3 @@ def _credential(request: BaseRequest) -> str:
     if scheme.lower() != "bearer":
         raise ApiError("unauthorized", "the scheme of the Authorization header must be Bearer")
     return token.strip()
-
-
-def _check_tenant(named: str, *, own: str, may_choose: bool) -> None:
-    if named.startswith("_"):
-        raise ApiError("reserved_tenant", "X-Tenant-ID names a reserved tenant")
-    if named == own:
-        return
-    if not may_choose:
-        raise ApiError("forbidden", "X-Tenant-ID names another tenant than yours")
-    raise ApiError("not_found", f"there is no tenant {named!r}")

@@ -87,8 +87,10 @@ class Dispatcher:
             status = response.status
         except asyncio.CancelledError:
             raise
-        except ConnectionResetError:
-            # The caller is gone; there is nobody to answer.
+        except ConnectionError:
+            # The caller is gone, or has stopped reading: there is nobody to answer.
+            if request.transport is not None:
+                request.transport.abort()
             raise
         except Exception as error:
             if request.writer.output_size > 0:

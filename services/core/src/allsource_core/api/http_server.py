@@ -18,6 +18,9 @@ from allsource_shared.problems import ApiError
 
 __all__ = ["HttpServer"]
 
+_LINE_BYTES_MAX = 32 * 1024
+"""Of a request line: 32 tags of 256 bytes each, percent-encoded, fit into a query string."""
+
 # The dispatcher logs requests, with their ids; aiohttp's own line for each is switched off by its level.
 _no_access_log = logging.getLogger("allsource_core.access")
 _no_access_log.setLevel(logging.CRITICAL)
@@ -53,6 +56,7 @@ class HttpServer(Server):
             loop=self._loop,
             keepalive_timeout=self._keepalive_seconds,
             access_log=_no_access_log,
+            max_line_size=_LINE_BYTES_MAX,
             auto_decompress=False,  # bodies are unpacked where they are read, with their limits
         )
 

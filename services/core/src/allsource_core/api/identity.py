@@ -7,8 +7,9 @@ from typing import Final
 import msgspec
 from aiohttp.web import StreamResponse
 
+from allsource_core.api.bodies import Bodies, media_type
 from allsource_core.api.call import Call, json_response
-from allsource_core.api.requests import Bodies, decode_body, media_type, note_unknown_fields
+from allsource_core.api.requests import decode_body, note_unknown_fields
 from allsource_core.identity.sign_in import SignInService
 from allsource_shared.problems import ApiError
 from allsource_shared.wire.identity import Login

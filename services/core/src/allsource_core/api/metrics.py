@@ -82,8 +82,8 @@ class _StoreCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         stats = self._store.stats()
         for name, text, value in (
-            ("storage_events_total", "Events stored, those of the system included", stats.events),
-            ("storage_entities_total", "Entities stored", stats.entities),
+            ("storage_events_total", "Events stored, those of reserved tenants left out", stats.events),
+            ("storage_entities_total", "Entities stored, those of reserved tenants left out", stats.entities),
             ("storage_size_bytes", "Bytes of the store on disk", stats.log_bytes),
             ("storage_last_position", "Position of the last durable event", stats.last_position),
             ("wal_segments_total", "Files of the write-ahead log", stats.log_files),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import uuid
+from collections import Counter
 from contextlib import aclosing
 from typing import Final
 
@@ -42,6 +44,12 @@ _PAGE_BYTES_MAX: Final = 16 * 1024 * 1024
 _STREAM_WRITE_BYTES: Final = 256 * 1024
 """Bytes of events after which a stream hands over to the socket, which then slows it down to the reader's pace."""
 
+_WRITE_SECONDS: Final = 60.0
+"""How long a stream waits for a reader that does not read."""
+
+_WAITING_MAX: Final = 100
+"""Reads of one tenant that may wait for a position at a time, so that others find a connection."""
+
 _encoder: Final = msgspec.json.Encoder()
 
 
@@ -51,13 +59,14 @@ class ReadRoutes:
     def __init__(self, store: EventStore, metrics: CoreMetrics) -> None:
         self._store = store
         self._metrics = metrics
+        self._waiting: Counter[str] = Counter()
 
     async def query_events(self, call: Call) -> StreamResponse:
         """``GET events/query``."""
         parameters = parse_query(call, QueryParameters)
         media = preferred_type(call)
         query = _to_query(parameters)
-        await self._caught_up(parameters)
+        await self._caught_up(call.principal.tenant_id, parameters)
         started = time.perf_counter()
         if media == NDJSON:
             response = await self._stream(call, query)
@@ -104,10 +113,10 @@ class ReadRoutes:
                     views.append(event_view(event))
                     size += _size(event)
                     if size >= _STREAM_WRITE_BYTES:
-                        await response.write(_encoder.encode_lines(views))
+                        await _write(response, views)
                         views, size = [], 0
                 if views:
-                    await response.write(_encoder.encode_lines(views))
+                    await _write(response, views)
                     views, size = [], 0
         await response.write_eof()
         return response
@@ -115,7 +124,7 @@ class ReadRoutes:
     async def get_event(self, call: Call) -> StreamResponse:
         """``GET events/{event_id}``."""
         options = parse_query(call, ReadOptions)
-        await self._caught_up(options)
+        await self._caught_up(call.principal.tenant_id, options)
         started = time.perf_counter()
         event_id = _parse_id(call.match.parameters["event_id"])
         event = await self._store.get_async(call.principal.tenant_id, event_id)
@@ -125,19 +134,44 @@ class ReadRoutes:
             raise ApiError("not_found", f"there is no event {event_id}")
         return json_response(event_view(event))
 
-    async def _caught_up(self, options: ReadOptions) -> None:
+    async def _caught_up(self, tenant_id: str, options: ReadOptions) -> None:
         """Wait for the position that the caller wants to see.
 
         Raises:
-            ApiError: ``not_yet``, with the position reached.
+            ApiError: ``not_yet``, with the position reached; ``rate_limited`` if too many of the tenant's wait.
         """
-        if not await self._store.wait_for_position_async(options.min_position, options.wait_ms / 1000):
+        if options.min_position <= self._store.last_position:
+            return
+        if self._waiting[tenant_id] >= _WAITING_MAX:
+            detail = f"{_WAITING_MAX} reads of this tenant wait for a position already"
+            raise ApiError("rate_limited", detail, headers={"Retry-After": "1"})
+        self._waiting[tenant_id] += 1
+        try:
+            reached = await self._store.wait_for_position_async(options.min_position, options.wait_ms / 1000)
+        finally:
+            self._waiting[tenant_id] -= 1
+            if not self._waiting[tenant_id]:
+                del self._waiting[tenant_id]
+        if not reached:
             raise ApiError(
                 "not_yet",
                 f"the store did not reach position {options.min_position} within {options.wait_ms} ms",
                 expected=options.min_position,
                 actual=self._store.last_position,
             )
+
+
+async def _write(response: StreamResponse, views: list[EventView]) -> None:
+    """Write lines at the reader's pace, if it has one.
+
+    Raises:
+        ConnectionResetError: the reader is gone, or has stopped reading.
+    """
+    try:
+        async with asyncio.timeout(_WRITE_SECONDS):
+            await response.write(_encoder.encode_lines(views))
+    except TimeoutError:
+        raise ConnectionResetError("the reader has stopped reading") from None
 
 
 def _size(event: Event) -> int:

@@ -1,131 +1,32 @@
-"""Reading requests: bodies with limits, and query strings and JSON into the structs of the route table."""
+"""Reading requests: query strings and JSON bodies into the structs of the route table."""
 
 from __future__ import annotations
 
-import asyncio
 import re
-import zlib
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
 
 import msgspec
-from aiohttp import hdrs
-from aiohttp.http_exceptions import BadHttpMessage
-from aiohttp.web import BaseRequest, HTTPRequestEntityTooLarge, RequestPayloadError
 from msgspec.inspect import BoolType, IntType, ListType, Metadata, Type, UnionType, type_info
 
 from allsource_core.api.call import Call
+from allsource_core.api.tenants import check_tenant
 from allsource_shared.problems import ApiError, ProblemItem
 
-__all__ = ["Bodies", "body_error", "decode_body", "media_type", "note_unknown_fields", "parse_query"]
+__all__ = ["body_error", "decode_body", "note_unknown_fields", "parse_query"]
 
 T = TypeVar("T")
 StructT = TypeVar("StructT", bound=msgspec.Struct)
 
+_TENANT: Final = "tenant_id"
 _QUERY_FIELDS_MAX: Final = 100
-_ENCODINGS: Final = ("identity", "gzip", "deflate")
-_GZIP_MEMBERS_MAX: Final = 16
-"""A gzip body may be several concatenated ones; each costs a copy of what is behind it."""
 _BAD_ESCAPE: Final = re.compile("%(?![0-9A-Fa-f]{2})")
 # What is longer is no number that any parameter takes.
 _INTEGER: Final = re.compile("-?[0-9]{1,20}\\Z")
 _BOOLEANS: Final = {"true": True, "1": True, "false": False, "0": False}
 # msgspec ends its messages with the place: ``… - at `$.events[3].payload` ``.
 _PLACE: Final = re.compile(r"(?s)(.*?) - at `(?:key in )?\$\.?(.*)`\Z")
-
-
-class Bodies:
-    """Reads request bodies.
-
-    Args:
-        bytes_max: as sent, and unpacked.
-        timeout_seconds: for the whole body.
-    """
-
-    def __init__(self, *, bytes_max: int, timeout_seconds: float) -> None:
-        self._bytes_max = bytes_max
-        self._timeout_seconds = timeout_seconds
-
-    async def read(self, request: BaseRequest, bytes_max: int | None = None) -> bytes:
-        """The unpacked body of a request.
-
-        Args:
-            request: whose body is read.
-            bytes_max: a smaller limit than that of every body.
-
-        Raises:
-            ApiError: ``body_too_large``, ``unsupported_media_type``, ``bad_request``, ``request_timeout``.
-        """
-        encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower()
-        if encoding not in _ENCODINGS:
-            raise ApiError("unsupported_media_type", f"Content-Encoding must be one of {', '.join(_ENCODINGS)}")
-        bytes_max = min(bytes_max or self._bytes_max, self._bytes_max)
-        if (request.content_length or 0) > bytes_max:
-            raise _too_large(bytes_max)
-        if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
-            await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-            request.writer.output_size = 0
-        try:
-            async with asyncio.timeout(self._timeout_seconds):
-                body = await request.read()
-            if encoding != "identity":
-                body = await asyncio.to_thread(_unpack, body, encoding, bytes_max)
-        except TimeoutError:
-            raise ApiError("request_timeout", f"the body took longer than {self._timeout_seconds:g} s") from None
-        except (HTTPRequestEntityTooLarge, OverflowError):
-            raise _too_large(bytes_max) from None
-        except (RequestPayloadError, BadHttpMessage, zlib.error) as error:
-            raise ApiError("bad_request", f"the body can't be read as {encoding}") from error
-        if len(body) > bytes_max:
-            raise _too_large(bytes_max)
-        return body
-
-
-def _too_large(bytes_max: int) -> ApiError:
-    return ApiError("body_too_large", f"a body of this route may have at most {bytes_max} bytes")
-
-
-def _unpack(body: bytes, encoding: str, bytes_max: int) -> bytes:
-    """Unpack a whole body. aiohttp would take one that was cut off for a shorter one: half of a batch.
-
-    Raises:
-        zlib.error: it is damaged, unfinished, or something follows it.
-        OverflowError: it unpacks to more than `bytes_max`.
-    """
-    if encoding == "gzip":
-        window = 16 + zlib.MAX_WBITS
-    else:
-        # `deflate` means zlib's format; some send the bare stream, whose first byte can't begin a zlib header.
-        window = zlib.MAX_WBITS if body[:1] and body[0] & 0x0F == zlib.DEFLATED else -zlib.MAX_WBITS
-    unpacked = bytearray()
-    for _ in range(_GZIP_MEMBERS_MAX if encoding == "gzip" else 1):
-        member = zlib.decompressobj(window)
-        unpacked += member.decompress(body, bytes_max + 1 - len(unpacked))
-        if len(unpacked) > bytes_max:
-            raise OverflowError
-        if not member.eof:
-            raise zlib.error("it ends too soon")
-        body = member.unused_data
-        if not body:
-            return bytes(unpacked)
-    raise zlib.error("something follows it")
-
-
-def media_type(call: Call) -> str:
-    """The media type of the body; without a header, the route's first.
-
-    Raises:
-        ApiError: ``unsupported_media_type`` for one that the route doesn't read.
-    """
-    allowed = call.match.route.request_types
-    header = call.request.headers.get(hdrs.CONTENT_TYPE)
-    if header is None:
-        return allowed[0]
-    media = header.partition(";")[0].strip().lower()
-    if media not in allowed:
-        raise ApiError("unsupported_media_type", f"Content-Type must be one of {', '.join(allowed)}")
-    return media
 
 
 def decode_body(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
@@ -185,7 +86,7 @@ def parse_query(call: Call, struct: type[StructT]) -> StructT:
         if kind is None:
             if not call.match.route.lenient:
                 raise _query_error(name, f"unknown; there are {', '.join(sorted(known)) or 'none'}")
-            call.ignored.append(name)
+            _note_unknown(call, name, value)
         elif kind is list:
             values.setdefault(name, []).append(value)
         elif name in values:
@@ -236,4 +137,13 @@ def note_unknown_fields(call: Call, body: bytes, struct: type[msgspec.Struct]) -
         ApiError, RecursionError: as `decode_body`: here the names of those fields are looked at for the first time.
     """
     known = _parameters(struct)
-    call.ignored.extend(name for name in decode_body(_fields_decoder, body) if name not in known)
+    for name, value in decode_body(_fields_decoder, body).items():
+        if name not in known:
+            _note_unknown(call, name, bytes(value).strip(b'"').decode(errors="replace") if name == _TENANT else "")
+
+
+def _note_unknown(call: Call, name: str, value: str) -> None:
+    """Note a name that is ignored. A tenant, which AllSource v1.0 took from there, is checked like the header's."""
+    if name == _TENANT:
+        check_tenant(value, call.caller, where=name)
+    call.ignored.append(name)

@@ -70,6 +70,8 @@ def prepare(
         raise InvalidEventError(None, "events", "must have at least one event")
     if len(new_events) > BATCH_EVENTS_MAX:
         raise InvalidEventError(None, "events", f"must have at most {BATCH_EVENTS_MAX} events, has {len(new_events)}")
+    if len(expected_versions) > BATCH_EVENTS_MAX:
+        raise InvalidEventError(None, "expected_versions", f"must name at most {BATCH_EVENTS_MAX} entities")
     latest = min(now + TIMESTAMP_AHEAD_MAX_US, MICROSECONDS_MAX)
     payloads = take_bodies("payload", [new.payload for new in new_events], PAYLOAD_BYTES_MAX)
     metadatas = _take_metadata(new_events)

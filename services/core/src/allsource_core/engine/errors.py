@@ -80,7 +80,7 @@ class EventIdConflictError(EngineError):
 
     def __init__(self, conflicts: Sequence[tuple[int, UUID]], *, changed: bool) -> None:
         reason = "with other content" if changed else "but other events of the append are new"
-        super().__init__(f"{len(conflicts)} event ids are known, {reason}")
+        super().__init__(f"event ids that are known, {reason}: {len(conflicts)}")
         self.conflicts = list(conflicts)
         self.changed = changed
 

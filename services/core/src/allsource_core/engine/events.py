@@ -9,7 +9,7 @@ import msgspec
 
 from allsource_shared.wire.events import NewEvent
 
-__all__ = ["Appended", "Event", "NewEvent", "position_of_server_id", "server_id"]
+__all__ = ["Appended", "Event", "NewEvent", "has_server_form", "position_of_server_id", "server_id"]
 
 _POSITION_BITS: Final = 62
 _POSITION_MASK: Final = (1 << _POSITION_BITS) - 1
@@ -29,6 +29,11 @@ def server_id(recorded_at: int, position: int) -> UUID:
 
 def _server_id(recorded_at: int, position: int) -> int:
     return (recorded_at // 1000 % _MILLISECONDS_MAX) << 80 | _VERSION_7 | _VARIANT | position
+
+
+def has_server_form(client_id: bytes) -> bool:
+    """Whether 16 bytes are a UUID of the form that `server_id` makes: version 7 with ``rand_a`` = 0."""
+    return client_id[6:8] == b"\x70\x00" and client_id[8] & 0xC0 == 0x80
 
 
 def position_of_server_id(event_id: UUID) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 from typing import Protocol
@@ -91,6 +92,9 @@ class _LocalAppendFile:
     def sync(self) -> None:
         # The size of a file is part of what fdatasync brings to disk; its times are not, and nobody asks for them.
         os.fdatasync(self._descriptor)
+        # A file that somebody removed can be written and synced all the same, and is gone when it is closed.
+        if os.fstat(self._descriptor).st_nlink == 0:
+            raise FileNotFoundError(errno.ENOENT, "the log file was removed while it was being written")
 
     def close(self) -> None:
         os.close(self._descriptor)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Final
 from uuid import UUID
 
 import msgspec
 
 from allsource_core.engine.appends import NO_TIMESTAMP, Expected, PreparedAppend
 from allsource_core.engine.errors import EngineError, EventIdConflictError, InvalidEventError, VersionConflictError
-from allsource_core.engine.events import Appended, Event
+from allsource_core.engine.events import Appended, Event, has_server_form, position_of_server_id
 from allsource_core.engine.limits import RECORD_BYTES_MAX
 from allsource_core.engine.log_format import encode_record
 from allsource_core.engine.table import EventTable
 
 __all__ = ["Outcome", "Refusal", "Sequencer"]
+
+
+_POSITIONS_RESERVED: Final = 2**32
+"""How far ahead nobody else may use the store's own ids. By chance a random UUIDv7 falls there once in 10¹²."""
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -110,7 +115,7 @@ class Sequencer:
             if stored is not None and event.client_id is not None
         ]
         if not conflicts:
-            return None
+            return self._squatting(events)
         first_index = conflicts[0][0]
         first_known = known[first_index]
         assert first_known is not None
@@ -129,6 +134,20 @@ class Sequencer:
         newest = max(stored.position for stored in known if stored is not None)
         error = EventIdConflictError(changed or conflicts, changed=bool(changed))
         return Outcome(Refusal(error), newest)
+
+    def _squatting(self, events: list[Event]) -> Outcome | None:
+        """The refusal of ids that the store itself would give to events soon; None where there are none.
+
+        An id of that form for a position that is past, or far away, belongs to nobody and stays allowed.
+        """
+        last_position = self._table.last_position
+        for index, event in enumerate(events):
+            if event.client_id is not None and has_server_form(event.client_id):
+                ahead = position_of_server_id(UUID(bytes=event.client_id)) - last_position
+                if 0 < ahead <= _POSITIONS_RESERVED:
+                    message = "has the form of the ids that the store assigns, for an event that is yet to come"
+                    return Outcome(Refusal(InvalidEventError(index, "event_id", message)), 0)
+        return None
 
     def _without_id(self, known: Event, distance: int) -> Event | None:
         """The event without a client id so many positions behind a known one, if both came with one append."""

@@ -44,11 +44,11 @@ class StoreOptions(msgspec.Struct, frozen=True):
 
 
 class StoreStats(msgspec.Struct, frozen=True):
-    """Figures of a store, reserved tenants included.
+    """Figures of a store.
 
     Attributes:
-        events, entities: stored.
-        last_position: of the last durable event.
+        events, entities: stored, those of reserved tenants left out.
+        last_position: of the last durable event, reserved tenants included.
         log_files, log_bytes: of the log.
         read_only_reason: why no appends are taken, or None.
     """
@@ -297,9 +297,10 @@ class EventStore:
 
     def stats(self) -> StoreStats:
         """Figures as they are now. Cheap: counts what is counted already."""
+        events, entities = self._table.counts()
         return StoreStats(
-            events=self._table.last_position,
-            entities=self._table.entity_count(),
+            events=events,
+            entities=entities,
             last_position=self.last_position,
             log_files=self._writer.file_number,
             log_bytes=self._log_end.log_bytes + self._writer.bytes_written,

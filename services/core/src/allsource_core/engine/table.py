@@ -57,9 +57,10 @@ class EventTable:
         """`recorded_at` of that event, 0 for none."""
         return self._events[-1].recorded_at if self._events else 0
 
-    def entity_count(self) -> int:
-        """Entities of all tenants."""
-        return sum(len(tenant.by_entity) for tenant in list(self._tenants.values()))
+    def counts(self) -> tuple[int, int]:
+        """How many events and entities there are, those of reserved tenants left out."""
+        tenants = [tenant for name, tenant in list(self._tenants.items()) if not name.startswith("_")]
+        return sum(len(tenant.positions) for tenant in tenants), sum(len(tenant.by_entity) for tenant in tenants)
 
     def add(self, tenant_id: str, events: Sequence[Event]) -> None:
         """Take the events of one append, whose positions follow on the last one."""

@@ -1,0 +1,30 @@
+"""Which tenant a request may name."""
+
+from __future__ import annotations
+
+from allsource_core.api.call import Principal
+from allsource_shared.permissions import Permission
+from allsource_shared.problems import ApiError
+
+__all__ = ["check_tenant"]
+
+
+def check_tenant(named: str, principal: Principal | None, *, where: str) -> None:
+    """Refuse a request that names a tenant which its caller may not work in.
+
+    Args:
+        named: the tenant.
+        principal: who calls, or None before signing in.
+        where: the header, field or parameter that names it.
+
+    Raises:
+        ApiError: ``reserved_tenant``; ``forbidden`` for another tenant than one's own, unless one may choose; then
+            ``not_found``, as there is no other.
+    """
+    if named.startswith("_"):
+        raise ApiError("reserved_tenant", f"{where} names a reserved tenant")
+    if principal is None or named == principal.tenant_id:
+        return
+    if Permission.MANAGE_TENANTS not in principal.permissions:
+        raise ApiError("forbidden", f"{where} names another tenant than yours")
+    raise ApiError("not_found", f"there is no tenant {named[:128]!r}")

@@ -1,0 +1,104 @@
+"""Callers who mean no good, or leave in the middle: others are served on, and nothing is stored that should not be."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+
+from allsource_core.engine.events import server_id
+
+from .conftest import Posting
+from .service import EVENTS, QUERY, Core, bearer, last_position, refusal
+
+Start = Callable[..., Core]
+
+
+def test_an_id_that_the_store_is_about_to_assign_can_not_be_taken(posting: Posting, entity: str):
+    ahead = last_position(posting.client) + 2
+    squat = str(server_id(int(time.time() * 1_000_000), ahead))
+    body = {"event_type": "a", "entity_id": entity, "payload": 1, "event_id": squat}
+    problem = refusal(posting.event(body), 400, "invalid_event")
+    assert problem["errors"][0]["path"] == "event_id"
+
+
+def test_expected_versions_are_bounded(posting: Posting, entity: str):
+    event = {"event_type": "a", "entity_id": entity, "payload": 1}
+    body = {"events": [event], "expected_versions": {f"k{number}": 0 for number in range(10_001)}}
+    assert "10000" in refusal(posting.batch(body), 400, "invalid_event")["detail"]
+
+
+def test_a_line_holds_one_event(posting: Posting, entity: str):
+    event = json.dumps({"event_type": "a", "entity_id": entity, "payload": 1}).encode()
+    for body in (event + event, event + b" " + event + b"\n" + event, event.replace(b", ", b",\n")):
+        refusal(posting.lines(body), 400, "malformed_json")
+    assert posting.lines(b"\n" + event + b"\n\n" + event + b"\n").status_code == 201
+
+
+def test_a_single_event_has_no_body_of_16_mib(posting: Posting):
+    body = b'{"event_type":"a","entity_id":"b","payload":1,"more":[%s1]}' % (b"1," * 2_500_000)
+    refusal(posting.event(body), 413, "body_too_large")
+
+
+def test_a_reader_who_leaves_in_the_middle_of_a_stream_is_no_failure(core: Core, posting: Posting, entity: str):
+    for _ in range(20):
+        lines = b"\n".join(
+            b'{"event_type":"a","entity_id":"%s","payload":"%s"}' % (entity.encode(), b"x" * 100_000) for _ in range(5)
+        )
+        assert posting.lines(lines).status_code == 201
+    request = f"GET {QUERY}?entity_id={entity} HTTP/1.1\r\nHost: x\r\nAccept: application/x-ndjson\r\n"
+    request += "".join(f"{name}: {value}\r\n" for name, value in bearer().items()) + "\r\n"
+    for _ in range(5):
+        with socket.create_connection(("127.0.0.1", core.port)) as connection:
+            connection.sendall(request.encode())
+            connection.recv(1000)
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
+    assert posting.client.get("/health").status_code == 200
+    assert '"status":500' not in core.log
+
+
+def test_only_so_many_of_a_tenant_wait_for_a_position(start: Start):
+    core = start().ready()
+    statuses: list[int] = []
+
+    def wait() -> None:
+        with core.client() as client:
+            statuses.append(client.get(QUERY, params={"min_position": 10**6, "wait_ms": 20_000}).status_code)
+
+    threads = [threading.Thread(target=wait) for _ in range(110)]
+    for thread in threads:
+        thread.start()
+    deadline = time.monotonic() + 20
+    while len(statuses) < 10 and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert statuses == [429] * 10
+    with core.client() as client:
+        assert client.get(QUERY, params={"limit": 1}).status_code == 200
+    assert core.stop() == 0
+    for thread in threads:
+        thread.join()
+    assert sorted(statuses) == [429] * 10 + [503] * 100, "who waits at a shutdown is told, not kept"
+
+
+def test_a_store_whose_log_is_removed_takes_no_more_appends(start: Start):
+    core = start().ready()
+    with core.client() as client:
+        event = {"event_type": "a", "entity_id": "b", "payload": 1}
+        assert client.post(EVENTS, json=event).status_code == 201
+        next((core.data / "log").iterdir()).unlink()
+        refusal(client.post(EVENTS, json=event), 503, "append_uncertain")
+        refusal(client.post(EVENTS, json=event), 503, "read_only")
+        assert client.get("/health").json()["reasons"] == ["read_only"]
+        assert client.get(QUERY).json()["count"] == 1
+
+
+def test_figures_leave_out_what_is_the_stores_own(start: Start):
+    core = start().ready()
+    with core.client() as client:
+        assert client.get("/health").json()["store"]["events"] == 0
+        body = {"event_type": "a", "entity_id": "b", "payload": 1}
+        client.post(EVENTS, json=body).raise_for_status()
+        figures = client.get("/health").json()["store"]
+    assert (figures["events"], figures["entities"]) == (1, 1)
