@@ -5,6 +5,7 @@ from __future__ import annotations
 from base64 import urlsafe_b64encode
 
 import pytest
+from structlog.testing import capture_logs
 
 pytestmark = pytest.mark.asyncio
 
@@ -31,6 +32,12 @@ NO_CREDENTIALS = {
     "header is no object": b"Authorization: Bearer " + token(b"[1]") + b"\r\n",
     "no algorithm": b"Authorization: Bearer " + token(b'{"typ":"JWT"}') + b"\r\n",
     "algorithm none": b"Authorization: Bearer " + token(b'{"alg":"None"}') + b"\r\n",
+    "header is not UTF-8": b"Authorization: Bearer " + token(b'{"alg":"\xff"}') + b"\r\n",
+    "header names half a character": b"Authorization: Bearer " + token(b'{"alg":"\\ud800"}') + b"\r\n",
+    "header nests deeply": b"Authorization: Bearer " + token(b'{"a":' + b"[" * 2900 + b"]" * 2900 + b"}") + b"\r\n",
+    "header begins to nest": b"X-API-Key: " + token(b'{"a":' + b'{"a":' * 1100) + b"\r\n",
+    "empty object": b"X-API-Key: " + token(b"{}") + b"\r\n",
+    "algorithm is no text": b"X-API-Key: " + token(b'{"alg":1e999}') + b"\r\n",
     "impossible length of base64": b"Authorization: Bearer abcde.e30.c2ln\r\n",
     "key without body": b"Authorization: Bearer ask_\r\n",
     "token after token": b"Authorization: Bearer " + SIGNED + b" " + SIGNED + b"\r\n",
@@ -58,8 +65,10 @@ CREDENTIALS = {
 async def test_what_is_plainly_no_credential_is_a_401_from_the_gateway(gateway, core, headers, core_is_up):
     if not core_is_up:
         await core.stop()
-    answer = await gateway.ask("GET", QUERY, headers)
+    with capture_logs() as lines:
+        answer = await gateway.ask("GET", QUERY, headers)
     assert (answer.status, answer.problem) == (401, "unauthorized")
+    assert lines == []
     assert answer.values(b"www-authenticate") == [b'Bearer realm="allsource"']
     assert len(answer.values(b"x-request-id")) == 1
     assert core.requests == []

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
 from typing import Final
 
 import structlog
+from granian._granian import ListenerSpec
 from granian.constants import HTTPModes, Interfaces
 from granian.http import HTTP1Settings
 from granian.server.embed import Server
 
 from allsource_control_plane.app import open_gateway
 from allsource_control_plane.asgi import Application
-from allsource_control_plane.settings import ControlPlaneSettings
+from allsource_control_plane.settings import ControlPlaneSettings, GatewaySettings
 
 __all__ = ["ListenError", "create_server", "free_address", "serve", "wait_until_accepting"]
 
@@ -26,7 +28,11 @@ _CONNECTIONS_MAX: Final = 4096
 _READ_BUFFER_BYTES_MAX: Final = 128 * 1024
 """Bounds the head of a request, and how much of a body lies between the socket and the gateway."""
 
-_HEAD_TIMEOUT_MS: Final = 30_000
+_UNSENT_BYTES_MAX: Final = 128 * 1024
+"""What the kernel takes for a client beyond what is under way to it; by itself it takes 4 MiB."""
+
+_CUT_OFF_DELAY_SECONDS: Final = 1
+"""How much later than the gateway the kernel gives a client up; so the gateway can say why."""
 
 _ACCEPTING_ATTEMPTS: Final = 1000
 _ACCEPTING_PAUSE_SECONDS: Final = 0.01
@@ -50,21 +56,45 @@ async def serve(settings: ControlPlaneSettings) -> None:
     for number in _STOP_SIGNALS:
         loop.add_signal_handler(number, stopping.set)
     async with open_gateway(settings) as entry:
-        server = create_server(entry, host, port)
+        server = create_server(entry, host, port, settings.gateway)
         serving = asyncio.create_task(server.serve())
         await wait_until_accepting(host, port)
         _logger.info("listening", host=host, port=port, core=settings.gateway.core_url)
         await _serve_until(stopping, server, serving, settings.gateway.shutdown_timeout_seconds)
 
 
-def create_server(entry: Application, host: str, port: int) -> Server:
+class _Server(Server):
+    """Granian, with limits on what a client that does not read can hold; it has no settings for them.
+
+    A connection inherits the options of the socket that it came to. This is also the only way to cut it off: the
+    server does not look at an answer that was broken off before the client has taken what came before.
+    """
+
+    write_timeout_seconds: int
+
+    def _init_shared_socket(self) -> None:
+        # On Linux the server leaves this to a thread of its own, where the socket is out of reach.
+        holder = ListenerSpec(self.bind_addr, self.bind_port, self.backlog).build()
+        self._shd = holder  # type: ignore[assignment]  # inferred from a None
+        options = {
+            "TCP_NOTSENT_LOWAT": _UNSENT_BYTES_MAX,
+            "TCP_USER_TIMEOUT": (self.write_timeout_seconds + _CUT_OFF_DELAY_SECONDS) * 1000,
+        }
+        with socket.socket(fileno=os.dup(holder.get_fd())) as listener:
+            for name, value in options.items():
+                if hasattr(socket, name):
+                    listener.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def create_server(entry: Application, host: str, port: int, settings: GatewaySettings) -> Server:
     """The server that calls `entry` for every request, in the running event loop.
 
     Args:
         host: numeric.
         port: not 0.
+        settings: how long a client may be idle, or take nothing of an answer, before its connection is cut off.
     """
-    return Server(
+    server = _Server(
         entry,
         address=host,
         port=port,
@@ -74,9 +104,15 @@ def create_server(entry: Application, host: str, port: int) -> Server:
         websockets=True,
         backlog=_CONNECTIONS_MAX,
         backpressure=_CONNECTIONS_MAX,
-        http1_settings=HTTP1Settings(header_read_timeout=_HEAD_TIMEOUT_MS, max_buffer_size=_READ_BUFFER_BYTES_MAX),
+        http1_settings=HTTP1Settings(
+            # From the end of one request to the end of the next one's head: it closes idle connections as well.
+            header_read_timeout=settings.idle_timeout_seconds * 1000,
+            max_buffer_size=_READ_BUFFER_BYTES_MAX,
+        ),
         log_enabled=False,
     )
+    server.write_timeout_seconds = settings.write_timeout_seconds
+    return server
 
 
 async def _serve_until(

@@ -46,6 +46,39 @@ class GatewaySettings(msgspec.Struct, frozen=True):
             description="How long a client may pause inside a request body, in seconds, before it gets a 408.",
         ),
     ] = 30
+    body_timeout_seconds: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=3600,
+            description=(
+                "How long a client may take to send a request body, in seconds, before it gets a 408. "
+                "Time that the core takes over it does not count."
+            ),
+        ),
+    ] = 60
+    idle_timeout_seconds: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=3600,
+            description=(
+                "How long a connection may be idle, and the head of a request take, in seconds. "
+                "A proxy in front must keep its idle connections for less than this."
+            ),
+        ),
+    ] = 30
+    write_timeout_seconds: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=3600,
+            description=(
+                "How long a client may leave a piece of an answer, at most 64 KiB, unread, in seconds, "
+                "before its connection is cut off."
+            ),
+        ),
+    ] = 30
     max_body_bytes: Annotated[
         int,
         Meta(
@@ -64,7 +97,7 @@ class GatewaySettings(msgspec.Struct, frozen=True):
                 "A request waits for one no longer than `connect_timeout_ms`."
             ),
         ),
-    ] = 256
+    ] = 1024
     shutdown_timeout_seconds: Annotated[
         int,
         Meta(ge=0, le=3600, description="How long requests under way may take to finish at shutdown, in seconds."),

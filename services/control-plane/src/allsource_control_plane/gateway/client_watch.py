@@ -20,7 +20,8 @@ class ClientWatch:
     While the body is being taken, whoever takes it notices; after that a task listens to the connection.
 
     Raises:
-        ClientGoneError: out of the block, in place of whatever it was waiting for.
+        ClientGoneError: out of the block, in place of whatever it was waiting for; `BrokenBodyError` if the body had
+            not ended.
     """
 
     def __init__(self, body: RequestBody) -> None:
@@ -46,7 +47,7 @@ class ClientWatch:
         try:
             await self._timeout.__aexit__(kind, error, traceback)
         except TimeoutError:
-            raise ClientGoneError from None
+            raise (self._body.failure or ClientGoneError()) from None
 
     def _schedule(self) -> None:
         self._timer = self._loop.call_later(_DELAY_SECONDS, self._listen)

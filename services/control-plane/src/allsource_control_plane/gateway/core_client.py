@@ -22,6 +22,9 @@ _KEEPALIVE_SECONDS: Final = 15.0
 
 _PROBE_TIMEOUT_SECONDS: Final = 0.45
 
+_ANSWER_BUFFER_BYTES: Final = 64 * 1024
+"""The core is held back when twice as much of an answer waits for its client."""
+
 _ADDED_BY_AIOHTTP: Final = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
 
 
@@ -92,12 +95,18 @@ class CoreClient:
         settings = self._settings
         connect_timeout_seconds = settings.connect_timeout_ms / 1000
         self._connector = aiohttp.TCPConnector(limit=settings.max_connections, keepalive_timeout=_KEEPALIVE_SECONDS)
+        # A connection of its own: how the core is must be known above all when the others are in use.
+        self._prober = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=1, keepalive_timeout=_KEEPALIVE_SECONDS),
+            timeout=ClientTimeout(total=_PROBE_TIMEOUT_SECONDS),
+        )
         self._session = aiohttp.ClientSession(
             connector=self._connector,
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
             middlewares=(_without_repetition,),
             skip_auto_headers=_ADDED_BY_AIOHTTP,
+            read_bufsize=_ANSWER_BUFFER_BYTES,
             timeout=ClientTimeout(
                 total=None, connect=connect_timeout_seconds, sock_read=settings.response_timeout_seconds
             ),
@@ -108,6 +117,7 @@ class CoreClient:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self._session.close()
+        await self._prober.close()
 
     async def call(
         self,
@@ -158,11 +168,10 @@ class CoreClient:
         Raises:
             CoreCallError: if there is none within half a second.
         """
-        timeout = ClientTimeout(total=_PROBE_TIMEOUT_SECONDS)
         try:
-            async with self._session.get(self._url(b"/health", b""), timeout=timeout) as response:
+            async with self._prober.get(self._url(b"/health", b"")) as response:
                 return await response.read()
-        except (aiohttp.ClientError, _ConnectionBrokenError, TimeoutError) as error:
+        except (aiohttp.ClientError, TimeoutError) as error:
             raise CoreCallError(FailureReason.UNREACHABLE) from error
 
     def _url(self, raw_path: bytes, query: bytes) -> URL:

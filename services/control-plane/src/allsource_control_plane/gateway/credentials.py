@@ -7,7 +7,6 @@ the core is away.
 
 from __future__ import annotations
 
-import binascii
 import re
 from base64 import urlsafe_b64decode
 from typing import Final
@@ -95,7 +94,7 @@ def _check_token(token: bytes) -> None:
     encoded = parts[1]
     try:
         header = _token_header.decode(urlsafe_b64decode(encoded + b"=" * (-len(encoded) % 4)))
-    except (binascii.Error, msgspec.DecodeError, RecursionError):
+    except (ValueError, msgspec.DecodeError, RecursionError):  # no base64url, not UTF-8; no JSON; nested too deeply
         raise ApiError("unauthorized", "the access token has no readable header") from None
     if header.alg.lower() == "none":
         raise ApiError("unauthorized", "the access token is not signed")

@@ -14,13 +14,13 @@ import structlog
 from allsource_control_plane.asgi import Application, Receive, Scope, Send
 from allsource_control_plane.gateway.credentials import check_credentials, check_tenant
 from allsource_control_plane.gateway.exchange import Exchange
-from allsource_control_plane.gateway.forwarder import BrokenAnswerError, Forwarder
-from allsource_control_plane.gateway.request_body import ClientGoneError
+from allsource_control_plane.gateway.forwarder import BrokenAnswerError, Forwarder, StalledClientError
+from allsource_control_plane.gateway.request_body import BrokenBodyError, ClientGoneError
 from allsource_control_plane.gateway.websockets import refuse_websocket
 from allsource_control_plane.metrics import GatewayMetrics
 from allsource_shared.permissions import Permission
 from allsource_shared.problems import ApiError
-from allsource_shared.routes import Route, RouteTable
+from allsource_shared.routes import Access, Route, RouteTable
 from allsource_shared.settings import LoggingSettings
 
 __all__ = ["GatewayEntry"]
@@ -67,10 +67,12 @@ class GatewayEntry:
             return
         begun = perf_counter()
         exchange = Exchange(scope, receive, send)
+        del receive, send
         self._metrics.requests_in_progress.inc()
         try:
             await self._serve(exchange)
         finally:
+            exchange.release()
             self._metrics.requests_in_progress.dec()
             self._record(exchange, perf_counter() - begun)
 
@@ -80,9 +82,8 @@ class GatewayEntry:
             await self._dispatch(exchange)
         except ApiError as error:
             await self._refuse(exchange, error)
-        except ClientGoneError:
-            exchange.status = exchange.status or _CLIENT_GONE
-            exchange.aborted = "client"
+        except ClientGoneError as error:
+            await self._give_up(exchange, error)
         except BrokenAnswerError:
             exchange.aborted = "core"
             raise
@@ -99,7 +100,7 @@ class GatewayEntry:
         if isinstance(route.access, Permission):
             check_credentials(exchange.headers)
         check_tenant(exchange.headers)
-        await self._forwarder.forward(exchange)
+        await self._forwarder.forward(exchange, anonymous=route.access is Access.PUBLIC)
 
     async def _answer_self(self, exchange: Exchange, route: Route) -> None:
         path = route.path
@@ -115,10 +116,22 @@ class GatewayEntry:
             await exchange.discard_body()
         await exchange.answer_problem(error)
 
+    async def _give_up(self, exchange: Exchange, error: ClientGoneError) -> None:
+        if exchange.status:
+            exchange.aborted = "stalled_client" if isinstance(error, StalledClientError) else "client"
+            # An answer that merely stopped would look complete.
+            raise BrokenAnswerError from error
+        if isinstance(error, BrokenBodyError):
+            detail = "the body broke off before its end, or its chunked coding is malformed"
+            await exchange.answer_problem(ApiError("bad_request", detail))
+        else:
+            exchange.status = _CLIENT_GONE
+            exchange.aborted = "client"
+
     def _record(self, exchange: Exchange, seconds: float) -> None:
         status = exchange.status
         self._metrics.observe_request(exchange.operation, exchange.method, status, seconds)
-        if status < self._logged_status_min and exchange.aborted not in ("core", "gateway"):
+        if status < self._logged_status_min and exchange.aborted in (None, "client"):
             return
         _logger.info(
             "request",

@@ -18,7 +18,9 @@ UNMATCHED = "unmatched"
 
 _LINGER_BYTES_MAX: Final = 64 * 1024 * 1024
 _LINGER_SECONDS: Final = 5.0
-"""How much of a refused body is taken, and for how long: four times the largest one that is accepted by default."""
+_LINGER_PAUSE_SECONDS: Final = 1.0
+"""How much of a refused body is taken, and for how long: four times the largest one that is accepted by default, and
+no longer than the client keeps sending."""
 
 _REQUEST_ID = REQUEST_ID_HEADER.lower().encode()
 _TRACEPARENT = TRACEPARENT_HEADER.lower().encode()
@@ -37,7 +39,7 @@ class Exchange:
         operation: of the route; `UNMATCHED` until one is found.
         status: of the answer, 0 until it began.
         sent_bytes: of the answer's body.
-        aborted: who broke the exchange off, ``"client"`` or ``"core"``, or None.
+        aborted: who broke the exchange off, ``"client"``, ``"stalled_client"``, ``"core"`` or ``"gateway"``, or None.
     """
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -89,7 +91,8 @@ class Exchange:
                 while not self._body_ended and self._received_bytes != declared_bytes:
                     if self._received_bytes > _LINGER_BYTES_MAX:
                         return
-                    await self.receive()
+                    async with asyncio.timeout(_LINGER_PAUSE_SECONDS):
+                        await self.receive()
         except TimeoutError:
             return
 
@@ -111,6 +114,13 @@ class Exchange:
     async def write(self, chunk: bytes, *, more: bool) -> None:
         """Send a piece of the answer's body; returns when the server can take another one."""
         await self.send({"type": "http.response.body", "body": chunk, "more_body": more})
+
+    def release(self) -> None:
+        """Let go of the server's connection: it is kept open for as long as somebody could take more of a body.
+
+        The exceptions of a failed request refer to their frames, and those to the exchange, until they are collected.
+        """
+        del self._receive, self._send
 
     async def answer_problem(self, error: ApiError) -> None:
         """Answer with an error."""

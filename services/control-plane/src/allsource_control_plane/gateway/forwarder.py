@@ -12,15 +12,18 @@ from allsource_control_plane.gateway.client_watch import ClientWatch
 from allsource_control_plane.gateway.core_client import CoreCallError, CoreClient, FailureReason
 from allsource_control_plane.gateway.exchange import Exchange
 from allsource_control_plane.gateway.headers import answer_headers, request_headers
-from allsource_control_plane.gateway.request_body import RequestBody
+from allsource_control_plane.gateway.request_body import WHOLE_BYTES_MAX, ClientGoneError, RequestBody
 from allsource_control_plane.metrics import GatewayMetrics
 from allsource_control_plane.settings import GatewaySettings
 from allsource_shared.problems import ApiError
 
-__all__ = ["BrokenAnswerError", "Forwarder"]
+__all__ = ["BrokenAnswerError", "Forwarder", "StalledClientError"]
 
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
 _RETRY_AFTER_SECONDS: Final = "1"
+
+_WRITE_BYTES_MAX: Final = 64 * 1024
+"""The server takes half a dozen writes before it waits for a client that does not read."""
 
 _CAUSES: Final = {
     FailureReason.REFUSED: "the core can't be reached",
@@ -37,12 +40,16 @@ class BrokenAnswerError(Exception):
     """The core broke off in the middle of an answer. The client's connection must not look as if it had ended."""
 
 
+class StalledClientError(ClientGoneError):
+    """The client does not read its answer. Its connection is to be cut off."""
+
+
 class Forwarder:
     """Forwards requests that have been judged.
 
     Args:
         client: calls the core.
-        settings: bounds of a request's body.
+        settings: bounds of a request's body, and of how long either side may be silent.
         metrics: counts what fails.
     """
 
@@ -51,22 +58,28 @@ class Forwarder:
         self._settings = settings
         self._metrics = metrics
 
-    async def forward(self, exchange: Exchange) -> None:
+    async def forward(self, exchange: Exchange, *, anonymous: bool) -> None:
         """Forward one request and answer it.
+
+        Args:
+            anonymous: the route asks for no credential. Its body is read whole before the core is called, so that
+                nobody holds a connection to the core without one.
 
         Raises:
             ApiError: before the answer began: ``core_unavailable``, ``body_too_large``, ``request_timeout``,
                 ``bad_header`` or ``bad_query``.
             BrokenAnswerError: after it began.
-            ClientGoneError: when the client has left; the call to the core was given up.
+            ClientGoneError: when the client has left or stopped reading; the call to the core was given up.
         """
         if not exchange.query.isascii():
             raise ApiError("bad_query", "the query string has a byte that must be percent-encoded")
         headers = request_headers(exchange.headers, exchange.ids, exchange.peer)
+        bytes_max = self._settings.max_body_bytes
         body = RequestBody(
             exchange,
-            bytes_max=self._settings.max_body_bytes,
+            bytes_max=min(bytes_max, WHOLE_BYTES_MAX) if anonymous else bytes_max,
             idle_timeout_seconds=self._settings.body_idle_timeout_seconds,
+            timeout_seconds=self._settings.body_timeout_seconds,
         )
         small = await body.read_small()
         if small is None and body.declared_bytes is not None:
@@ -112,7 +125,7 @@ class Forwarder:
             # The server holds the head back until something follows it.
             await exchange.write(b"", more=True)
             while chunk := await self._next_chunk(content):
-                await exchange.write(chunk, more=True)
+                await self._pass_on(exchange, chunk)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._metrics.count_core_error(FailureReason.BROKEN_ANSWER)
             raise BrokenAnswerError from error
@@ -121,7 +134,14 @@ class Forwarder:
     async def _next_chunk(self, content: StreamReader) -> bytes:
         # aiohttp's own limit ends with the connection; after a malformed chunk its reader would wait for ever.
         async with asyncio.timeout(self._settings.response_timeout_seconds):
-            return await content.readany()
+            return await content.read(_WRITE_BYTES_MAX)
+
+    async def _pass_on(self, exchange: Exchange, chunk: bytes) -> None:
+        try:
+            async with asyncio.timeout(self._settings.write_timeout_seconds):
+                await exchange.write(chunk, more=True)
+        except TimeoutError:
+            raise StalledClientError from None
 
 
 def _may_repeat(method: str, failure: CoreCallError) -> bool:
