@@ -10,6 +10,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+import msgspec
+
 from tools.benchmarking.load import Load, http_request, run_load
 from tools.benchmarking.machine import benchmark_directory
 from tools.benchmarking.results import percentile, report
@@ -59,54 +61,72 @@ class BenchmarkServices:
             self._directory.cleanup()
 
 
-def measure_workloads(service: str, url: str, token: str, *, small: bool) -> dict[str, float]:
-    """Batches of 1,000, single events and reads of one entity; reports each and returns their median rates.
+class _Workload(msgspec.Struct, frozen=True):
+    """Requests to send in turn, and how."""
 
-    Args:
-        service: whose URL it is: ``core`` or ``gateway``.
-    """
-    rates = {}
+    name: str
+    requests: list[bytes]
+    count: int
+    connections: int
+    events_each: int
+    """Events that a request appends; 0 for one that reads."""
+
+
+def _workloads(token: str, *, small: bool) -> list[_Workload]:
     batches = [
         http_request("POST", "/api/v1/events/batch", token, batch_body(first, 1000), Prefer="return=minimal")
         for first in range(0, 10_000, 1000)
     ]
-    loads = _runs(url, batches, count=20 if small else 150, connections=8, small=small)
-    rates["batches"] = _report(f"{service}_batches", loads, events_each=1000, connections=8)
     singles = [http_request("POST", "/api/v1/events", token, event_body(index)) for index in range(1000)]
-    loads = _runs(url, singles, count=200 if small else 8000, connections=64, small=small)
-    rates["single"] = _report(f"{service}_single", loads, events_each=1, connections=64)
-    target = f"/api/v1/events/query?entity_id={entity(7)}&limit=100"
-    reads = [http_request("GET", target, token)]
-    loads = _runs(url, reads, count=50 if small else 2000, connections=16, small=small)
-    rates["reads"] = _report(f"{service}_reads", loads, connections=16, events=100)
-    return rates
+    reads = [http_request("GET", f"/api/v1/events/query?entity_id={entity(7)}&limit=100", token)]
+    return [
+        _Workload("batches", batches, 20 if small else 150, 8, 1000),
+        _Workload("single", singles, 200 if small else 8000, 64, 1),
+        _Workload("reads", reads, 50 if small else 2000, 16, 0),
+    ]
 
 
-def _runs(url: str, requests: list[bytes], *, count: int, connections: int, small: bool) -> list[Load]:
-    run_load(url, requests, count=count // 4, connections=connections)
-    return [run_load(url, requests, count=count, connections=connections) for _ in range(1 if small else _RUNS)]
+def measure_workloads(services: BenchmarkServices, *, small: bool) -> None:
+    """Batches of 1,000, single events and reads of one entity's 100 events: to the core and through the gateway, in
+    turn, so that whatever else the machine does meets both alike.
+    """
+    urls = {"core": services.stack.core_url, "gateway": services.stack.gateway_url}
+    for workload in _workloads(services.token, small=small):
+        loads: dict[str, list[Load]] = {service: [] for service in urls}
+        for run in range(2 if small else _RUNS + 1):
+            for service, url in urls.items():
+                load = run_load(url, workload.requests, count=workload.count, connections=workload.connections)
+                if run:  # the first one only warms up
+                    loads[service].append(load)
+        medians = {service: _report(service, workload, loads[service]) for service in urls}
+        report(
+            f"gateway_share_{workload.name}",
+            [medians["gateway"] / medians["core"]],
+            "of the core's",
+            target=_TARGETS.get(f"gateway_share_{workload.name}"),
+        )
 
 
 _TARGETS: Final = {
     "core_batches": "800,000",
     "core_single": "10,000; p99 25 ms",
     "core_reads": "8,000",
-    "gateway_batches": "70 % of the core's own",
+    "gateway_share_batches": "0.7",
     "gateway_single": "3,000",
 }
 
 
-def _report(name: str, loads: list[Load], *, events_each: int = 0, **parameters: int) -> float:
-    """Report runs of one workload: events/s where events are appended, else requests/s; returns the median rate."""
-    per_request = events_each or 1
-    rates = [load.requests_per_second * per_request for load in loads]
+def _report(service: str, workload: _Workload, loads: list[Load]) -> float:
+    """Report the runs of a workload: events/s where events are appended, else requests/s; returns the median rate."""
+    name = f"{service}_{workload.name}"
+    rates = [load.requests_per_second * (workload.events_each or 1) for load in loads]
     report(
         name,
         rates,
-        "events/s" if events_each else "requests/s",
+        "events/s" if workload.events_each else "requests/s",
         p99=percentile([latency for load in loads for latency in load.latencies_ms], 0.99),
         target=_TARGETS.get(name),
         generator_share=statistics.median(load.generator_share for load in loads),
-        **parameters,
+        connections=workload.connections,
     )
     return statistics.median(rates)

@@ -31,10 +31,7 @@ def added_latency(services: BenchmarkServices, *, small: bool) -> None:
 def main() -> None:
     small = is_small()
     with BenchmarkServices() as services:
-        direct = measure_workloads("core", services.stack.core_url, services.token, small=small)
-        through = measure_workloads("gateway", services.stack.gateway_url, services.token, small=small)
-        for name in direct:
-            report(f"gateway_share_{name}", [through[name] / direct[name]], "of the core's")
+        measure_workloads(services, small=small)
         added_latency(services, small=small)
 
 
