@@ -224,7 +224,8 @@ class EventStore:
             return outcome.result, outcome.durable_at
 
     def _stop_appends(self, error: BaseException) -> None:
-        self._read_only_reason = f"the log could not be written ({error}); restart the service"
+        cause = str(error) or type(error).__name__
+        self._read_only_reason = f"the log could not be written ({cause}); restart the service"
 
     # --- reading ---
 
