@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")"
 compile() {
-    uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+    uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
         --no-annotate --custom-compile-command "make lock" "$@"
 }
 compile ${UPGRADE:+--upgrade} dev.in -o dev.txt
