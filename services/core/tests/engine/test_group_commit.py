@@ -129,7 +129,7 @@ def test_other_threads_may_read_while_one_appends(tmp_path: Path) -> None:
         readers = [threading.Thread(target=read, args=(store,)) for _ in range(3)]
         for reader in readers:
             reader.start()
-        for number in range(300):
+        for number in range(40):
             store.append(f"tenant-{number % 7}", [new_event("x")])
             store.append(TENANT, [new_event(f"e-{n % 5}", event_id=uuid4()) for n in range(20)])
         done.set()
