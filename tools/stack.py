@@ -166,10 +166,6 @@ class Stack:
         """
         self._restart("core")
 
-    def restart_gateway(self) -> None:
-        """The same for the gateway."""
-        self._restart("gateway")
-
     def wait_for_exit(self, timeout_seconds: float) -> tuple[ServiceName, int] | None:
         """The first service that ends by itself and its exit code; None if both still run after that time."""
         deadline = time.monotonic() + timeout_seconds

@@ -9,7 +9,6 @@ from typing import Any
 from aiohttp import StreamReader
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web import BaseRequest, RequestHandler, Server, StreamResponse
-from aiohttp.web_request import BaseRequest as _BaseRequest
 
 from allsource_core.api.dispatcher import Dispatcher
 from allsource_core.api.problem_details import problem_response
@@ -31,7 +30,7 @@ class HttpServer(Server):
 
     Args:
         dispatcher: serves the requests.
-        max_body_bytes: of an unpacked body.
+        max_body_bytes: of a body as it is sent.
         keepalive_seconds: how long an idle connection is kept.
     """
 
@@ -43,11 +42,10 @@ class HttpServer(Server):
             writer: Any,
             task: asyncio.Task[None],
         ) -> BaseRequest:
-            return _BaseRequest(
-                message, payload, protocol, writer, task, protocol._loop, client_max_size=max_body_bytes
-            )
+            loop = asyncio.get_running_loop()
+            return BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=max_body_bytes)
 
-        super().__init__(dispatcher, request_factory=make_request, keepalive_timeout=keepalive_seconds, access_log=None)
+        super().__init__(dispatcher, request_factory=make_request)
         self._keepalive_seconds = keepalive_seconds
 
     def __call__(self) -> RequestHandler:

@@ -120,12 +120,12 @@ class EventStore:
             clock: microseconds since the epoch.
             filesystem: below the store.
             progress: called from this thread after every log file, and about ten times a second while one is read.
-                What it raises ends the opening: nothing is left open, and nothing was changed.
+                What it raises ends the opening, and nothing is left open; the next one begins anew.
 
         Raises:
             StoreLockedError: another process has it open.
             ForeignDirectoryError: it holds something else.
-            CorruptionError: acknowledged bytes are damaged. Nothing was changed.
+            CorruptionError: acknowledged bytes are damaged. They are left as they are.
             OSError: the directory can't be used.
         """
         started = time.monotonic()
