@@ -46,12 +46,16 @@ fmt: $(VENV)/.dev ## Format and fix what can be fixed
 docs: $(VENV)/.dev ## Write the generated pages of docs/ anew
 	$(BIN)/python -m tools.generate_docs
 
-soak: $(VENV)/.dev ## The long forms of the tests: 2,000 crashes, the whole year of flights (about half an hour)
-	ALLSOURCE_CRASHES=2000 $(BIN)/python -m pytest -o timeout=3600 services/core/tests/engine/test_kill_minus_nine.py
-	ALLSOURCE_DEMO_FLIGHTS=all $(BIN)/python -m pytest -o timeout=3600 tests/e2e/test_flights_demo.py
+soak: $(VENV)/.dev ## The long forms of the tests: thousands of crashes and faults, 10M events, a year of flights (hours)
+	ALLSOURCE_CRASHES=2000 $(BIN)/python -m pytest -o timeout=14400 services/core/tests/engine/test_kill_minus_nine.py
+	ALLSOURCE_CRASHES=1000 $(BIN)/python -m pytest -o timeout=14400 services/core/tests/engine/test_crashes.py
+	ALLSOURCE_MODEL_EXAMPLES=3000 $(BIN)/python -m pytest -o timeout=14400 services/core/tests/engine/test_engine_model.py
+	ALLSOURCE_FAULTS=all $(BIN)/python -m pytest -o timeout=14400 services/core/tests/engine/test_failures.py
+	ALLSOURCE_LONG_EVENTS=10000000 $(BIN)/python -m pytest -s -o timeout=14400 services/core/tests/engine/test_long_run.py
+	ALLSOURCE_DEMO_FLIGHTS=all $(BIN)/python -m pytest -o timeout=14400 tests/e2e/test_flights_demo.py
 
-bench: $(VENV)/.dev ## Run the benchmarks; one JSON object a line, and docs/performance.md from them
-	$(BIN)/python -m tools.bench
+bench: $(VENV)/.dev ## Run the benchmarks, one JSON object a line, and docs/performance.md from them (ONLY=engine runs one)
+	$(BIN)/python -m tools.bench $(if $(ONLY),--only "$(ONLY)")
 
 lock: $(VENV)/.dev ## Pin the dependencies anew (UPGRADE=1 takes the newest versions)
 	PATH="$(CURDIR)/$(BIN):$$PATH" requirements/compile.sh

@@ -123,10 +123,14 @@ def test_only_what_is_meant_to_be_public_is():
     assert {row.operation for row in CORE_ROUTES if row.access is Access.CONFIGURED} == {"metrics"}
 
 
-def test_what_changes_the_store_needs_the_permission_to_write():
+def test_reading_writing_and_removing_need_their_permissions():
+    removing = {"entities", "erase", "retention", "operations"}
     for row in CORE_ROUTES:
         if row.path.startswith("/api/") and row.operation != "login":
-            assert row.access is (Permission.READ if row.method == "GET" else Permission.WRITE)
+            if removing & set(row.path.split("/")):
+                assert row.access is Permission.ADMIN
+            else:
+                assert row.access is (Permission.READ if row.method == "GET" else Permission.WRITE)
 
 
 def test_every_path_is_plain_and_its_variables_are_whole_segments():

@@ -10,6 +10,7 @@ from tools.stack import Stack
 from .wire import exchange
 
 PIECES = ["api", "v1", "events", "query", "batch", "health", "..", ".", "", "internal", "a b", "é", "%", "x"]
+PIECES += ["entities", "retention", "operations", "erase"]
 
 
 def encode(text: str, escape: list[bool]) -> bytes:
@@ -30,7 +31,7 @@ PATHS = st.builds(
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(path=PATHS, method=st.sampled_from(["GET", "POST"]))
+@given(path=PATHS, method=st.sampled_from(["GET", "POST", "DELETE"]))
 def test_gateway_and_core_agree_on_every_path(stack: Stack, token: str, path: bytes, method: str) -> None:
     headers = {"Authorization": f"Bearer {token}", "X-Request-ID": "same"}
     gateway, core = (exchange(url, method, path, headers=headers) for url in (stack.gateway_url, stack.core_url))

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tools.stack import Stack
 
 from .conftest import PASSWORD
@@ -35,12 +37,33 @@ def test_the_first_five_minutes_work(stack: Stack, tmp_path: Path) -> None:
     assert (event["id"], event["payload"], event["tags"]) == (appended["event_id"], {"total": 42}, ["eu"])
 
 
-def test_the_embedded_engine_of_the_cores_readme_works(tmp_path: Path) -> None:
-    (program,) = blocks(ROOT / "services" / "core" / "README.md", "python", "Reading the code")
+def test_conditions_and_removal_work_as_they_are_written(stack: Stack, tmp_path: Path) -> None:
+    _, sign_in, *_ = blocks(ROOT / "README.md", "sh", "Five minutes")
+    (commands,) = blocks(ROOT / "README.md", "sh", "Conditions, and removal")
+    (tmp_path / ".dev").mkdir()
+    (tmp_path / ".dev" / "admin-password").write_text(PASSWORD + "\n")
+    script = (sign_in + commands).replace("http://127.0.0.1:8081", stack.gateway_url)
+    ran = subprocess.run(["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    appended, end = json.JSONDecoder().raw_decode(ran.stdout)
+    operation = json.loads(ran.stdout[end:])
+    assert appended["count"] == 1
+    assert operation["kind"] == "remove_entity"
+
+
+@pytest.mark.parametrize(
+    ("readme", "section", "printed"),
+    [
+        (ROOT / "README.md", "Inside your own program", "1 b'{\"total\": 12}'\n"),
+        (ROOT / "services" / "core" / "README.md", "Reading the code", "1 b'{\"total\": 42}'\n"),
+    ],
+)
+def test_the_embedded_engine_of_the_readmes_works(tmp_path: Path, readme: Path, section: str, printed: str) -> None:
+    (program,) = blocks(readme, "python", section)
     ran = subprocess.run(
         [sys.executable, "-c", program], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60
     )
-    assert (ran.returncode, ran.stdout) == (0, "1 b'{\"total\": 42}'\n"), ran.stderr
+    assert (ran.returncode, ran.stdout) == (0, printed), ran.stderr
 
 
 def test_every_page_that_the_readme_links_to_is_there() -> None:

@@ -50,6 +50,12 @@ PROBLEMS: Final[dict[str, ProblemKind]] = {
     "invalid_event": ProblemKind(
         400, "Invalid event", "An event breaks a rule of the store; `errors` names its index and field."
     ),
+    "condition_too_broad": ProblemKind(
+        400,
+        "Condition too broad",
+        "The condition of an append has too many items or values, an empty item, or would have to look at too many "
+        "events: name a later `after`, or narrower items.",
+    ),
     "invalid_cursor": ProblemKind(
         400, "Invalid cursor", "The cursor is not one that this query returned. Start again without it."
     ),
@@ -68,6 +74,12 @@ PROBLEMS: Final[dict[str, ProblemKind]] = {
     "version_conflict": ProblemKind(
         409, "Version conflict", "An entity is not at the expected version; see `expected` and `actual`."
     ),
+    "condition_failed": ProblemKind(
+        409,
+        "Condition failed",
+        "An event exists that the condition of the append excludes: `actual` has its position and id. Nothing was "
+        "stored; read again and decide anew.",
+    ),
     "event_id_conflict": ProblemKind(
         409,
         "Event id conflict",
@@ -75,6 +87,9 @@ PROBLEMS: Final[dict[str, ProblemKind]] = {
     ),
     "not_yet": ProblemKind(
         409, "Not yet", "The store did not reach `min_position` within `wait_ms`. Ask again, or wait longer."
+    ),
+    "precondition_failed": ProblemKind(
+        412, "Precondition failed", "What is to be replaced is not what `If-Match` names: `actual` has its `ETag`."
     ),
     "body_too_large": ProblemKind(
         413, "Body too large", "The body, as sent or unpacked, is over the limit in `detail`."
@@ -86,9 +101,16 @@ PROBLEMS: Final[dict[str, ProblemKind]] = {
     "internal_error": ProblemKind(
         500, "Internal error", "A defect of ours. The log has the cause under the answer's `request_id`."
     ),
+    "storage_damaged": ProblemKind(
+        500,
+        "Storage damaged",
+        "Stored bytes that the request needs are damaged. The log names file and offset; restore them from a backup.",
+    ),
     "starting": ProblemKind(503, "Starting", "The store is recovering; `/health/ready` shows how far it is."),
     "stopping": ProblemKind(503, "Stopping", "The service is shutting down and takes no new requests."),
-    "read_only": ProblemKind(503, "Read only", "The store takes no appends at present. Nothing was stored."),
+    "read_only": ProblemKind(
+        503, "Read only", "The store takes no appends at present; `detail` says why. Nothing was stored."
+    ),
     "overloaded": ProblemKind(
         503,
         "Overloaded",

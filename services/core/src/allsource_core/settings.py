@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
@@ -54,6 +54,56 @@ class StorageSettings(msgspec.Struct, frozen=True):
     pending_mb: Annotated[
         int, Meta(ge=1, le=4096, description="MiB that may wait for the disk before appends are refused.")
     ] = 128
+    durability: Annotated[
+        Literal["fsync", "os"],
+        Meta(
+            description="`fsync` answers an append when it is on the disk. `os` answers when the operating system has "
+            "it: a power failure may take the newest events, and each answer says `durable: false`."
+        ),
+    ] = "fsync"
+    reserve_mb: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1024 * 1024,
+            description="With less free MiB on the disk appends are refused as `read_only`; reads, signing in, "
+            "removals and compaction go on, down to an eighth of it. 0: never.",
+        ),
+    ] = 256
+    memory_budget_mb: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=64 * 1024,
+            description="MiB of payloads and metadata in memory, beside about 300 bytes an event; a half of it, or "
+            "262,144 events, become a segment together.",
+        ),
+    ] = 128
+    cache_mb: Annotated[
+        int,
+        Meta(
+            ge=0, le=64 * 1024, description="MiB of decoded segments that are kept for reads in the order of positions."
+        ),
+    ] = 128
+    removal_seconds: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=24 * 3600,
+            description="How long the files of a removal are left as they are, so that they are rewritten once for "
+            "several of them. Nobody reads what was removed meanwhile.",
+        ),
+    ] = 5.0
+    retention_seconds: Annotated[
+        float, Meta(ge=1, le=7 * 24 * 3600, description="Time between two looks for events that retention removes.")
+    ] = 600.0
+    maintenance: Annotated[
+        Literal["process", "thread"],
+        Meta(
+            description="Where segments are made and merged: in a child process, or in a thread, which slows serving "
+            "down, where no other process may be started."
+        ),
+    ] = "process"
 
 
 class AuthSettings(msgspec.Struct, frozen=True):

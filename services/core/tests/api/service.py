@@ -106,6 +106,11 @@ class Core:
             self._process.send_signal(signal.SIGTERM)
         return self.exit_code()
 
+    def kill(self) -> None:
+        """End it without a chance to finish anything."""
+        self._process.kill()
+        self.exit_code()
+
     def client(self, headers: Mapping[str, str] | None = None) -> httpx.Client:
         """A caller; an admin unless `headers` says otherwise."""
         return httpx.Client(

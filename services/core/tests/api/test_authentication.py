@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 import time
 import uuid
 from typing import Any
@@ -24,7 +25,7 @@ OPEN = [pytest.param(row, id=row.operation) for row in CORE_ROUTES if isinstance
 
 def call(client: httpx.Client, row: Route, headers: dict[str, str]) -> httpx.Response:
     """Call a route with a body that it refuses, so that it does nothing but let in or not."""
-    path = row.path.replace("{event_id}", str(uuid.uuid4()))
+    path = re.sub(r"\{\w+\}", lambda _: str(uuid.uuid4()), row.path)
     content = b"[]" if row.request is not None else None
     return client.request(row.method, path, headers={"Content-Type": "application/json", **headers}, content=content)
 

@@ -90,7 +90,7 @@ def test_a_store_whose_log_is_removed_takes_no_more_appends(start: Start):
         next((core.data / "log").iterdir()).unlink()
         refusal(client.post(EVENTS, json=event), 503, "append_uncertain")
         refusal(client.post(EVENTS, json=event), 503, "read_only")
-        assert client.get("/health").json()["reasons"] == ["read_only"]
+        assert client.get("/health").json()["reasons"] == ["read_only", "log_failed"]
         assert client.get(QUERY).json()["count"] == 1
 
 

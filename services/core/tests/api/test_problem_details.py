@@ -19,14 +19,20 @@ ERRORS: list[tuple[Exception, int, str]] = [
     (engine.VersionConflictError("e", "none", 3), 409, "version_conflict"),
     (engine.EventIdConflictError([(0, uuid.uuid4())], changed=True), 409, "event_id_conflict"),
     (engine.EventIdConflictError([(1, uuid.uuid4())], changed=False), 409, "event_id_conflict"),
+    (engine.ConditionFailedError(7, uuid.uuid4(), 3), 409, "condition_failed"),
+    (engine.ConditionTooBroadError("too much to look at"), 400, "condition_too_broad"),
+    (engine.NotFoundError("entity 'e' has no events"), 404, "not_found"),
     (engine.OverloadedError("too much waits"), 503, "overloaded"),
-    (engine.StoreReadOnlyError("the disk failed"), 503, "read_only"),
+    (engine.StoreReadOnlyError("[Errno 5] /srv/data"), 503, "read_only"),
+    (engine.StoreReadOnlyError("[Errno 5] /srv/data", "log_failed"), 503, "read_only"),
+    (engine.CorruptionError(Path("/srv/data/log/1.log"), 7, "its checksum does not match"), 500, "storage_damaged"),
     (engine.AppendUncertainError("[Errno 5] a detail of the machine"), 503, "append_uncertain"),
     (engine.StoreClosedError("closed"), 503, "stopping"),
     (InvalidCredentialsError(), 401, "invalid_credentials"),
     (SignInQueueFullError(), 429, "rate_limited"),
 ]
-NOT_OF_A_REQUEST = {engine.StoreLockedError, engine.ForeignDirectoryError, engine.CorruptionError}
+NOT_OF_A_REQUEST = {"StoreLockedError", "ForeignDirectoryError", "RepairRefusedError"}
+OF_BATCHES_ALONE = {"condition_failed", "condition_too_broad"}
 
 
 @pytest.mark.parametrize(("error", "status", "code"), ERRORS, ids=[type(error).__name__ for error, *_ in ERRORS])
@@ -38,6 +44,7 @@ def test_an_error_is_the_problem_that_was_agreed(error: Exception, status: int, 
     assert (response.status, response.content_type) == (status, "application/problem+json")
     assert response.headers["X-Request-ID"] == "request-1"
     assert "Errno" not in refusal.detail
+    assert "/srv" not in refusal.detail
 
 
 @pytest.mark.parametrize("code", ["overloaded", "rate_limited", "stopping"])
@@ -48,21 +55,32 @@ def test_what_passes_says_when_to_try_again(code: str):
 
 
 def test_no_error_of_the_packages_below_is_forgotten():
-    known = {type(error) for error, *_ in ERRORS} | NOT_OF_A_REQUEST
-    assert set(engine.EngineError.__subclasses__()) <= known
-    assert set(IdentityError.__subclasses__()) <= known
+    known = {type(error).__name__ for error, *_ in ERRORS} | NOT_OF_A_REQUEST
+    assert {error.__name__ for error in engine.EngineError.__subclasses__()} <= known
+    assert {error.__name__ for error in IdentityError.__subclasses__()} <= known
 
 
 def test_append_routes_declare_what_appends_can_meet():
-    codes = {code for error, _, code in ERRORS if isinstance(error, engine.EngineError)} - {"stopping"}
-    for row in CORE_ROUTES:
-        if row.operation.startswith("append"):
-            assert codes <= set(row.problems)
+    codes = {code for error, _, code in ERRORS if isinstance(error, engine.EngineError)} - {"stopping", "not_found"}
+    problems = {row.operation: set(row.problems) for row in CORE_ROUTES}
+    assert codes <= problems["append_batch"]
+    assert codes - OF_BATCHES_ALONE <= problems["append_event"]
 
 
-@pytest.mark.parametrize(
-    "error", [ValueError("x"), KeyError("x"), engine.CorruptionError(Path("log"), 1, "x"), RecursionError(), OSError(5)]
-)
+def test_a_store_that_takes_no_appends_says_why_by_code():
+    refusal = to_api_error(engine.StoreReadOnlyError("words of the machine", "disk_space_low"))
+    assert refusal is not None
+    assert refusal.detail.startswith("disk_space_low: ")
+
+
+def test_what_failed_a_condition_is_named():
+    event_id = uuid.uuid4()
+    refusal = to_api_error(engine.ConditionFailedError(7, event_id, 3))
+    assert refusal is not None
+    assert (refusal.expected, refusal.actual) == ({"after": 3}, {"position": 7, "event_id": str(event_id)})
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), RecursionError(), OSError(5)])
 def test_a_defect_is_no_refusal(error: Exception):
     assert to_api_error(error) is None
 

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
-from allsource_core.engine import EventQuery, InvalidEventError, NewEvent, StoreClosedError, VersionConflictError
+from allsource_core.engine import (
+    AppendCondition,
+    ConditionFailedError,
+    ConditionItem,
+    EventQuery,
+    EventStore,
+    InvalidEventError,
+    NewEvent,
+    StoreClosedError,
+    VersionConflictError,
+)
 from allsource_core.engine.events import position_of_server_id, server_id
+from allsource_core.engine.segment_reader import SegmentReader
 
-from .stores import TENANT, TurnableClock, new_event, open_store
+from .stores import TENANT, Made, TurnableClock, new_event, open_store
 
 
-def test_events_come_back_as_they_were_appended_after_a_restart(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sealed", [False, True])
+def test_events_come_back_as_they_were_appended_after_a_restart(tmp_path: Path, sealed: bool) -> None:
     happened = datetime(2013, 1, 1, 10, 15, 0, 123456, tzinfo=UTC)
     event = new_event(payload=b'{"b": 1.50, "a": [1e5, 9007199254740993]}', tags=["x", "y"], timestamp=happened)
     with open_store(tmp_path / "s") as store:
         (stored,) = store.append(TENANT, [event]).events
+        if sealed:
+            store.seal()
+            assert list(store.read(TENANT)) == [stored]
     with open_store(tmp_path / "s") as store:
         (read,) = store.read(TENANT)
     assert read == stored
@@ -27,34 +43,95 @@ def test_events_come_back_as_they_were_appended_after_a_restart(tmp_path: Path) 
     assert read.timestamp == int(happened.timestamp()) * 1_000_000 + 123456
 
 
-def test_versions_count_per_entity_and_tenant_and_positions_over_all(tmp_path: Path) -> None:
+def test_versions_count_per_entity_and_tenant_and_positions_over_all(made: Made) -> None:
+    store, settle = made
+    appended = []
+    for tenant, entities in (("a", "xyx"), ("b", "x"), ("a", "x")):
+        appended += store.append(tenant, [new_event(entity) for entity in entities]).events
+        settle(store)
+    assert [(event.version, event.position) for event in appended] == [(1, 1), (1, 2), (2, 3), (1, 4), (3, 5)]
+    assert (store.version("a", "x"), store.version("b", "x"), store.version("b", "y")) == (3, 1, 0)
+    assert sorted([*store.read("a"), *store.read("b")], key=lambda event: event.position) == appended
+
+
+def test_tenants_see_nothing_of_each_other(made: Made) -> None:
+    store, settle = made
+    (mine,) = store.append("a", [new_event("x", tags=["t"])]).events
+    (other,) = store.append("b", [new_event("z")]).events
+    settle(store)
+    query = EventQuery(entity_id="x", event_type="order.placed", tags=("t",))
+    assert list(store.read("b")) == [other]
+    assert list(store.read("b", query)) == list(store.read("c", query)) == []
+    assert (store.get("b", mine.id), store.get("c", mine.id), store.get("a", mine.id)) == (None, None, mine)
+    assert store.version("b", "x") == 0
+    assert store.state("b", "x").version == 0
+
+
+def test_a_read_of_one_tenant_opens_no_segment_that_has_only_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service reads its few users at its start, whatever millions of events its tenants have."""
     with open_store(tmp_path / "s") as store:
-        first = store.append("a", [new_event("x"), new_event("y"), new_event("x")]).events
-        second = store.append("b", [new_event("x")]).events
-        third = store.append("a", [new_event("x")]).events
-    assert [(e.version, e.position) for e in [*first, *second, *third]] == [(1, 1), (1, 2), (2, 3), (1, 4), (3, 5)]
-
-
-def test_tenants_see_nothing_of_each_other(tmp_path: Path) -> None:
+        for tenant in ("acme", "globex"):
+            store.append(tenant, [new_event()])
+            store.seal()
+    decoded: list[int] = []
+    decode = SegmentReader.decode
+    monkeypatch.setattr(SegmentReader, "decode", lambda reader: decoded.append(reader.entry.file) or decode(reader))
     with open_store(tmp_path / "s") as store:
-        (mine,) = store.append("a", [new_event("x", tags=["t"])]).events
-        query = EventQuery(entity_id="x", event_type="order.placed", tags=("t",))
-        assert list(store.read("b")) == list(store.read("b", query)) == []
-        assert store.get("b", mine.id) is None
-        assert store.get("a", mine.id) == mine
+        assert [event.tenant_id for event in store.read("acme")] == ["acme"]
+        assert len(set(decoded)) == 1
 
 
-def test_recorded_time_never_goes_back_even_if_the_clock_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize("sealed", [False, True])
+def test_recorded_time_never_goes_back_even_if_the_clock_does(tmp_path: Path, sealed: bool) -> None:
     clock = TurnableClock()
     with open_store(tmp_path / "s", clock=clock) as store:
         store.append(TENANT, [new_event()])
         clock.now -= 3_600_000_000
         store.append(TENANT, [new_event()])
+        if sealed:
+            store.seal()
     clock.now -= 3_600_000_000
     with open_store(tmp_path / "s", clock=clock) as store:
         store.append(TENANT, [new_event()])
         recorded = [event.recorded_at for event in store.read(TENANT)]
     assert recorded == [1_700_000_000_000_000] * 3
+
+
+def test_a_store_in_memory_makes_no_file_and_says_that_nothing_is_durable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with EventStore.in_memory() as store:
+        answer = store.append(TENANT, [new_event()] * 300)
+        assert not answer.durable
+        store.seal()
+        store.compact()
+        store.removals.entity(TENANT, "order-1")
+        assert list(store.read(TENANT)) == []
+        assert store.append(TENANT, [new_event()]).events[0].version == 301
+        assert (store.stats().log_files, store.stats().disk_bytes) == (0, 0)
+    with pytest.raises(StoreClosedError):
+        store.append(TENANT, [new_event()])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_both_forms_of_append_and_read_give_the_same(made: Made) -> None:
+    store, settle = made
+
+    async def check() -> None:
+        (event,) = (await store.append_async(TENANT, [new_event("x")], expected_versions={"x": 0})).events
+        settle(store)
+        with pytest.raises(VersionConflictError):
+            await store.append_async(TENANT, [new_event("x")], expected_versions={"x": 0})
+        (second,) = (await store.append_async(TENANT, [new_event("x")], expected_versions={"x": 1})).events
+        assert [chunk async for chunk in store.read_async(TENANT)] == list(store.read_chunks(TENANT))
+        newest = EventQuery(descending=True, limit=1)
+        assert [chunk async for chunk in store.read_async(TENANT, newest)] == [[second]]
+        assert await store.get_async(TENANT, event.id) == store.get(TENANT, event.id) == event
+
+    asyncio.run(check())
 
 
 def test_a_server_id_is_a_version_7_uuid_that_carries_time_and_position() -> None:
@@ -65,17 +142,18 @@ def test_a_server_id_is_a_version_7_uuid_that_carries_time_and_position() -> Non
     assert position_of_server_id(made) == 42
 
 
-def test_an_event_is_found_by_its_own_id_and_by_no_other(tmp_path: Path) -> None:
+def test_an_event_is_found_by_its_own_id_and_by_no_other(made: Made) -> None:
+    store, settle = made
     client_id = uuid.uuid4()
-    with open_store(tmp_path / "s") as store:
-        (by_server,) = store.append(TENANT, [new_event()]).events
-        (by_client,) = store.append(TENANT, [new_event(event_id=client_id)]).events
-        assert store.get(TENANT, by_server.id) == by_server
-        assert store.get(TENANT, client_id) == by_client
-        # The id that the server would have given to an event that has its author's, and one with another time.
-        assert store.get(TENANT, server_id(by_client.recorded_at, by_client.position)) is None
-        assert store.get(TENANT, server_id(by_server.recorded_at + 1_000_000, by_server.position)) is None
-        assert store.get(TENANT, uuid.uuid4()) is None
+    (by_server,) = store.append(TENANT, [new_event()]).events
+    (by_client,) = store.append(TENANT, [new_event(event_id=client_id)]).events
+    settle(store)
+    assert store.get(TENANT, by_server.id) == by_server
+    assert store.get(TENANT, client_id) == by_client
+    # The id that the server would have given to an event that has its author's, and one with another time.
+    assert store.get(TENANT, server_id(by_client.recorded_at, by_client.position)) is None
+    assert store.get(TENANT, server_id(by_server.recorded_at + 1_000_000, by_server.position)) is None
+    assert store.get(TENANT, uuid.uuid4()) is None
 
 
 @pytest.mark.parametrize(
@@ -83,47 +161,88 @@ def test_an_event_is_found_by_its_own_id_and_by_no_other(tmp_path: Path) -> None
     [(0, {0}), ("none", {0}), (1, {1}), (2, {2}), ("exists", {1, 2}), ("any", {0, 1, 2})],
 )
 @pytest.mark.parametrize("version", [0, 1, 2])
-def test_an_expected_version_decides(tmp_path: Path, expected: int | str, holds_at: set[int], version: int) -> None:
-    with open_store(tmp_path / "s") as store:
-        if version:
-            store.append(TENANT, [new_event("x")] * version)
-        if version in holds_at:
-            store.append(TENANT, [new_event("x")], expected_versions={"x": expected})
-            assert store.last_position == version + 1
-        else:
-            with pytest.raises(VersionConflictError) as refusal:
-                store.append(TENANT, [new_event("y"), new_event("x")], expected_versions={"x": expected})
-            assert (refusal.value.expected, refusal.value.actual) == (expected, version)
-            assert store.last_position == version
+def test_an_expected_version_decides(made: Made, expected: int | str, holds_at: set[int], version: int) -> None:
+    store, settle = made
+    if version:
+        store.append(TENANT, [new_event("x")] * version)
+    settle(store)
+    if version in holds_at:
+        store.append(TENANT, [new_event("x")], expected_versions={"x": expected})
+        assert store.last_position == version + 1
+    else:
+        with pytest.raises(VersionConflictError) as refusal:
+            store.append(TENANT, [new_event("y"), new_event("x")], expected_versions={"x": expected})
+        assert (refusal.value.expected, refusal.value.actual) == (expected, version)
+        assert store.last_position == version
+        assert store.version(TENANT, "y") == 0
 
 
-def test_an_events_own_expected_version_counts_the_events_before_it_in_the_batch(tmp_path: Path) -> None:
-    with open_store(tmp_path / "s") as store:
-        store.append(TENANT, [new_event("x", expected_version=0), new_event("x", expected_version=1)])
-        with pytest.raises(VersionConflictError):
-            store.append(TENANT, [new_event("x", expected_version=2), new_event("x", expected_version=2)])
-        assert store.last_position == 2
+def test_an_events_own_expected_version_counts_the_events_before_it_in_the_batch(
+    made: Made,
+) -> None:
+    store, settle = made
+    store.append(TENANT, [new_event("x", expected_version=0), new_event("x", expected_version=1)])
+    settle(store)
+    with pytest.raises(VersionConflictError) as refusal:
+        store.append(TENANT, [new_event("x", expected_version=2), new_event("x", expected_version=2)])
+    assert (refusal.value.expected, refusal.value.actual) == (2, 3)
+    store.append(TENANT, [new_event("x", expected_version="exists"), new_event("y", expected_version="none")])
+    assert store.last_position == 4
 
 
-def test_a_dry_run_answers_like_an_append_and_stores_nothing(tmp_path: Path) -> None:
-    with open_store(tmp_path / "s") as store:
-        store.append(TENANT, [new_event("x")])
-        foretold = store.append(TENANT, [new_event("x"), new_event("z")], dry_run=True)
-        assert foretold.dry_run
-        assert [(e.version, e.position) for e in foretold.events] == [(2, 2), (1, 3)]
-        assert store.last_position == 1
-        with pytest.raises(VersionConflictError):
-            store.append(TENANT, [new_event("x")], expected_versions={"x": 0}, dry_run=True)
-        assert [(e.version, e.position) for e in store.append(TENANT, [new_event("x")]).events] == [(2, 2)]
+def test_a_condition_over_queries_decides(made: Made) -> None:
+    store, settle = made
+
+    def nothing_like(after: int = 0, **item: tuple[str, ...]) -> AppendCondition:
+        return AppendCondition((ConditionItem(**item),), after)
+
+    (event,) = store.append(TENANT, [new_event("x", tags=["red"])]).events
+    store.append("other", [new_event("y", event_type="order.paid", tags=["blue"])])
+    settle(store)
+    for holds in (
+        nothing_like(tags=("blue",)),
+        nothing_like(event_types=("order.paid",)),
+        nothing_like(entity_ids=("y",)),
+        nothing_like(tags=("red",), event_types=("order.paid",)),
+        nothing_like(1, tags=("red",)),
+    ):
+        assert store.append(TENANT, [new_event("z")], condition=holds, dry_run=True).dry_run
+    for fails in (
+        nothing_like(tags=("red",)),
+        nothing_like(event_types=("order.paid", "order.placed")),
+        nothing_like(entity_ids=("y", "x"), tags=("red",)),
+    ):
+        with pytest.raises(ConditionFailedError) as refusal:
+            store.append(TENANT, [new_event("z")], condition=fails)
+        assert (refusal.value.position, refusal.value.event_id) == (event.position, event.id)
+    assert store.last_position == 2
 
 
-def test_a_read_that_began_does_not_see_later_events(tmp_path: Path) -> None:
-    with open_store(tmp_path / "s") as store:
-        store.append(TENANT, [new_event(), new_event()])
-        reading = store.read(TENANT)
-        next(reading)
-        store.append(TENANT, [new_event()])
-        assert [event.position for event in reading] == [2]
+def test_a_dry_run_answers_like_an_append_and_stores_nothing(made: Made) -> None:
+    store, settle = made
+    store.append(TENANT, [new_event("x")])
+    settle(store)
+    foretold = store.append(TENANT, [new_event("x"), new_event("z"), new_event("x")], dry_run=True)
+    assert (foretold.dry_run, foretold.durable) == (True, False)
+    assert [(e.version, e.position) for e in foretold.events] == [(2, 2), (1, 3), (3, 4)]
+    assert store.last_position == 1
+    assert store.append("new", [new_event("x")], dry_run=True).events[0].version == 1
+    with pytest.raises(VersionConflictError):
+        store.append(TENANT, [new_event("x")], expected_versions={"x": 0}, dry_run=True)
+    assert [(e.version, e.position) for e in store.append(TENANT, [new_event("x")]).events] == [(2, 2)]
+    assert [event.entity_id for event in store.read(TENANT)] == ["x", "x"]
+
+
+def test_a_read_that_began_does_not_see_later_events_nor_that_its_own_were_sealed(
+    made: Made,
+) -> None:
+    store, settle = made
+    store.append(TENANT, [new_event(), new_event()])
+    reading = store.read(TENANT)
+    next(reading)
+    store.append(TENANT, [new_event()])
+    settle(store)
+    assert [event.position for event in reading] == [2]
 
 
 def test_line_breaks_between_tokens_go_and_nothing_else_changes(tmp_path: Path) -> None:
@@ -159,7 +278,7 @@ def test_line_breaks_between_tokens_go_and_nothing_else_changes(tmp_path: Path) 
         (new_event(event_type="x" * 257), "event_type"),
         (new_event(tags=["t"] * 33), "tags"),
         (new_event(tags=["ok", "a\x00"]), "tags[1]"),
-        (new_event(timestamp=datetime.now(UTC) + timedelta(minutes=6)), "timestamp"),
+        (new_event(timestamp=datetime.now(UTC) + timedelta(hours=6)), "timestamp"),
         (new_event(timestamp=datetime(1, 1, 1, tzinfo=timezone(timedelta(hours=14)))), "timestamp"),
         (new_event(expected_version="latest"), "expected_version"),
         (new_event(expected_version=-1), "expected_version"),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 
 from allsource_core.engine import (
@@ -17,8 +20,9 @@ from allsource_core.engine import (
     VersionConflictError,
 )
 from allsource_core.engine.events import server_id
+from allsource_core.engine.filesystem import LocalFilesystem
 
-from .stores import TENANT, FaultyFilesystem, new_event, open_store
+from .stores import SMALL, TENANT, FaultyFilesystem, SteppedLogFile, new_event, open_store, without_background_work
 
 
 async def _many_tasks(store: EventStore, tasks: int, each: int) -> None:
@@ -35,6 +39,23 @@ def test_tasks_share_syncs(tmp_path: Path) -> None:
         asyncio.run(_many_tasks(store, 32, 20))
         assert store.last_position == 640
         assert filesystem.syncs < 640 / 2
+
+
+def test_a_single_append_is_written_and_synced_once_in_the_thread_of_its_caller(tmp_path: Path) -> None:
+    threads: list[threading.Thread] = []
+
+    class WatchedFilesystem(FaultyFilesystem):
+        def do_sync_log(self, file: SteppedLogFile) -> None:
+            threads.append(threading.current_thread())
+
+    filesystem = WatchedFilesystem()
+    with open_store(tmp_path / "s", filesystem=filesystem) as store:
+        store.append(TENANT, [new_event()])
+        threads.clear()
+        before = filesystem.operations
+        store.append(TENANT, [new_event()] * 5)
+        assert [kind for kind, _ in filesystem.seen[before:]] == ["write", "sync"]
+        assert threads == [threading.current_thread()]
 
 
 def test_threads_and_tasks_together_keep_order_and_gapless_versions(tmp_path: Path) -> None:
@@ -55,6 +76,78 @@ def test_threads_and_tasks_together_keep_order_and_gapless_versions(tmp_path: Pa
         shared = [event.version for event in events if event.entity_id == "shared"]
     assert [event.position for event in events] == list(range(1, 2001))
     assert shared == list(range(1, 801))
+
+
+@pytest.mark.parametrize("durability", ["fsync", "os"])
+def test_threads_and_tasks_go_on_together_while_single_writes_fail_and_segments_are_made(
+    tmp_path: Path, durability: str
+) -> None:
+    """What is acknowledged is there, in order; what is uncertain is gone or was told to be."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance, is_open = random.Random(seed), threading.Event()
+
+    class UnsteadyFilesystem(FaultyFilesystem):
+        def step(self, kind: str, path: Path, do: Callable[[], None], half: Callable[[], None] = lambda: None) -> None:
+            fails = ("write", "sync") if durability == "fsync" else ("write",)
+            if is_open.is_set() and path.parent.name == "log" and kind in fails and chance.random() < 0.03:
+                half()
+                raise OSError("injected fault")
+            super().step(kind, path, do, half)
+
+        def truncate(self, path: Path, size: int) -> None:
+            """The repair: it works."""
+            LocalFilesystem.truncate(self, path, size)
+
+    acknowledged: list[int] = []
+    uncertain: list[int] = []
+
+    def write(store: EventStore, writer: int) -> None:
+        for number in range(writer * 1000, writer * 1000 + 60):
+            batch = [new_event("shared", b"%d" % number), new_event(f"w-{writer}", b"%d" % number)]
+            try:
+                store.append(TENANT, batch)
+                acknowledged.append(number)
+            except AppendUncertainError:
+                uncertain.append(number)
+
+    async def write_async(store: EventStore, writer: int) -> None:
+        for number in range(writer * 1000, writer * 1000 + 60):
+            batch = [new_event("shared", b"%d" % number), new_event(f"w-{writer}", b"%d" % number)]
+            try:
+                await store.append_async(TENANT, batch)
+                acknowledged.append(number)
+            except AppendUncertainError:
+                uncertain.append(number)
+
+    async def all_async(store: EventStore) -> None:
+        await asyncio.gather(*(write_async(store, writer) for writer in range(4, 8)))
+
+    def check(store: EventStore) -> None:
+        events = list(store.read(TENANT))
+        numbers = [int(event.payload) for event in events]
+        assert numbers[::2] == numbers[1::2]
+        assert set(acknowledged) <= set(numbers) <= {*acknowledged, *uncertain}
+        assert [event.position for event in events] == list(range(1, len(events) + 1))
+        for entity_id in ("shared", *(f"w-{writer}" for writer in range(8))):
+            versions = [event.version for event in events if event.entity_id == entity_id]
+            assert versions == list(range(1, len(versions) + 1))
+
+    options = msgspec.structs.replace(SMALL, segment_rows_max=50, durability=durability)
+    with open_store(tmp_path / "s", options=options, filesystem=UnsteadyFilesystem()) as store:
+        is_open.set()
+        threads = [threading.Thread(target=write, args=(store, writer)) for writer in range(4)]
+        for thread in threads:
+            thread.start()
+        asyncio.run(all_async(store))
+        for thread in threads:
+            thread.join()
+        assert len(acknowledged) + len(uncertain) == 8 * 60
+        assert uncertain
+        check(store)
+        assert (store.stats().read_only_reason, store.stats().maintenance_failures) == (None, 0)
+    with open_store(tmp_path / "s") as store:
+        check(store)
 
 
 def test_of_overlapping_writers_under_one_expected_version_exactly_one_wins(tmp_path: Path) -> None:
@@ -138,6 +231,48 @@ def test_other_threads_may_read_while_one_appends(tmp_path: Path) -> None:
     assert errors == []
 
 
+def test_tenants_take_turns_where_there_is_no_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One tenant's flood does not keep another out: of those that wait, each gets its turn."""
+    without_background_work(monkeypatch)
+    options = msgspec.structs.replace(SMALL, segment_rows_max=1)
+
+    async def check(store: EventStore) -> list[str]:
+        order: list[str] = []
+
+        async def write(tenant: str) -> None:
+            await store.append_async(tenant, [new_event()])
+            order.append(tenant)
+
+        for _ in range(3):
+            await store.append_async("a", [new_event()])
+        flood = [asyncio.create_task(write("a")) for _ in range(40)]
+        await asyncio.sleep(0)
+        other = asyncio.create_task(write("b"))
+        await asyncio.sleep(0)
+        assert order == []
+        while not all(task.done() for task in (*flood, other)):
+            await asyncio.to_thread(store.seal)
+        await asyncio.gather(*flood, other)
+        return order
+
+    with open_store(tmp_path / "s", options=options) as store:
+        assert asyncio.run(check(store)).index("b") < 20
+
+
+def test_a_caller_that_is_cancelled_leaves_its_append_to_the_store(tmp_path: Path) -> None:
+    async def check(store: EventStore) -> None:
+        appending = asyncio.create_task(store.append_async(TENANT, [new_event()]))
+        await asyncio.sleep(0)
+        appending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await appending
+        (event,) = (await store.append_async(TENANT, [new_event()])).events
+        assert event.version == len(list(store.read(TENANT)))
+
+    with open_store(tmp_path / "s") as store:
+        asyncio.run(check(store))
+
+
 def test_waits_are_refused_when_they_are_ended(tmp_path: Path) -> None:
     async def check(store: EventStore) -> None:
         waiting = [asyncio.create_task(store.wait_for_position_async(10, 30)) for _ in range(3)]
@@ -159,7 +294,7 @@ def test_a_reader_that_waits_while_the_disk_fails_is_told_not_yet(tmp_path: Path
     async def check(store: EventStore, filesystem: FaultyFilesystem) -> None:
         waiting = asyncio.create_task(store.wait_for_position_async(2, 0.2))
         await asyncio.sleep(0)
-        filesystem.fail_at = filesystem.operations + 1
+        filesystem.fail_next()
         with pytest.raises(AppendUncertainError):
             await store.append_async(TENANT, [new_event()])
         assert not await waiting

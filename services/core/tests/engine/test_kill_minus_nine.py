@@ -10,25 +10,34 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from uuid import UUID
 
 import msgspec
 
+from allsource_core.engine import EventQuery, NewEvent, Raw
+
 from .stores import TENANT, open_store
 
-CRASHES = int(os.environ.get("ALLSOURCE_CRASHES", "25"))
+CRASHES = int(os.environ.get("ALLSOURCE_CRASHES", "16"))
 
-# Appends batches of three from four threads and prints the number of each batch that was acknowledged.
+# Appends batches of three from four threads and prints the number of each batch that was acknowledged; segments are
+# made meanwhile, in this process or in a child of it.
 WRITER = """
 import sys, threading
 from pathlib import Path
+from uuid import UUID
 from allsource_core.engine import EventStore, NewEvent, Raw, StoreOptions
-store = EventStore.open(Path(sys.argv[1]), options=StoreOptions(log_file_bytes_max=20000))
-first = int(sys.argv[2])
+path, first, maintenance, durability = sys.argv[1:]
+options = StoreOptions(
+    log_file_bytes_max=20000, segment_rows_max=300, reserve_bytes=0, maintenance=maintenance, durability=durability
+)
+store = EventStore.open(Path(path), options=options)
 def write(thread):
-    number = first + thread
+    number = int(first) + thread
     while True:
         payload = Raw(b'{"batch":%d,"pad":"%s"}' % (number, b"x" * (number % 500)))
-        store.append("default", [NewEvent("t", f"e-{thread}", payload) for _ in range(3)])
+        ids = UUID(int=number + 1), None, None
+        store.append("default", [NewEvent("t", f"e-{thread}", payload, event_id=event_id) for event_id in ids])
         sys.stdout.write(f"{number}\\n")
         sys.stdout.flush()
         number += 4
@@ -38,12 +47,15 @@ threading.Event().wait()
 """
 
 
-def crash_once(path: Path, first: int, seconds: float) -> set[int]:
-    """Run the writer, kill it after it has acknowledged something and `seconds` more; returns what it acknowledged."""
-    process = subprocess.Popen([sys.executable, "-c", WRITER, str(path), str(first)], stdout=subprocess.PIPE, bufsize=0)
+def crash_once(path: Path, first: int, chance: random.Random) -> set[int]:
+    """Run the writer, kill it some time after it has acknowledged something; returns what it acknowledged."""
+    modes = [chance.choice(["thread", "process"]), chance.choice(["fsync", "os"])]
+    command = [sys.executable, "-c", WRITER, str(path), str(first), *modes]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0)
     assert process.stdout is not None
     output = process.stdout.read(1)
-    time.sleep(seconds)
+    # Usually soon; now and then late enough that a child has come up and makes segments.
+    time.sleep(chance.uniform(0, 0.05) if chance.random() < 0.75 else chance.uniform(0, 1))
     process.send_signal(signal.SIGKILL)
     output += process.stdout.read()
     process.wait()
@@ -55,17 +67,24 @@ def crash_once(path: Path, first: int, seconds: float) -> set[int]:
 def test_no_acknowledged_batch_is_lost_or_halved_however_often_the_process_is_killed(tmp_path: Path) -> None:
     seed = random.randrange(2**32)
     print(f"seed {seed}")
-    moments = random.Random(seed)
+    chance = random.Random(seed)
     acknowledged: set[int] = set()
     for crash in range(CRASHES):
-        acknowledged |= crash_once(tmp_path / "s", crash * 1_000_000, moments.uniform(0, 0.05))
+        acknowledged |= crash_once(tmp_path / "s", crash * 1_000_000, chance)
     with open_store(tmp_path / "s") as store:
         events = list(store.read(TENANT))
-    batches = Counter(msgspec.json.decode(event.payload)["batch"] for event in events)
-    assert acknowledged
-    assert acknowledged <= set(batches), f"lost with seed {seed}"
-    assert set(batches.values()) == {3}, f"halved with seed {seed}"
-    assert [event.position for event in events] == list(range(1, len(events) + 1))
-    for entity in {event.entity_id for event in events}:
-        versions = [event.version for event in events if event.entity_id == entity]
-        assert versions == list(range(1, len(versions) + 1))
+        batches = Counter(msgspec.json.decode(event.payload)["batch"] for event in events)
+        assert acknowledged
+        assert acknowledged <= set(batches), f"lost with seed {seed}"
+        assert set(batches.values()) == {3}, f"halved with seed {seed}"
+        assert [event.position for event in events] == list(range(1, len(events) + 1))
+        for entity_id in {event.entity_id for event in events}:
+            versions = [event.version for event in events if event.entity_id == entity_id]
+            assert versions == list(range(1, len(versions) + 1))
+            read = [event.version for event in store.read(TENANT, EventQuery(entity_id=entity_id))]
+            assert (read, store.version(TENANT, entity_id)) == (versions, len(versions))
+        for event in chance.sample([event for event in events if event.client_id is not None], 50):
+            assert store.get(TENANT, event.id) == event
+            again = NewEvent("t", event.entity_id, Raw(event.payload), event_id=UUID(bytes=event.client_id))
+            assert store.append(TENANT, [again]).duplicate
+        assert store.stats().segments > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Final, Literal
 from uuid import UUID
@@ -14,9 +15,11 @@ __all__ = [
     "PAGE_LIMIT_DEFAULT",
     "PAGE_LIMIT_MAX",
     "WAIT_MS_MAX",
+    "AppendCondition",
     "AppendOptions",
     "AppendedBatch",
     "AppendedEvent",
+    "ConditionItem",
     "EventBatch",
     "EventPage",
     "EventView",
@@ -33,10 +36,13 @@ PAGE_LIMIT_MAX: Final = 10_000
 WAIT_MS_MAX: Final = 30_000
 
 if TYPE_CHECKING:
-    OptionalRaw = Raw | None
+    OptionalRaw = Raw | bytes | None
+    Payload = Raw | bytes
 else:
-    # msgspec takes `Raw | None` for null alone and refuses every object; `Raw` takes null as well.
+    # msgspec takes `Raw | None` for null alone and refuses every object; `Raw` takes null as well. A program that
+    # embeds the engine may give bytes, which a decoder must not: it would take base64.
     OptionalRaw = Raw
+    Payload = Raw
 
 Instant = Annotated[datetime, Meta(tz=True, description="RFC 3339, with `Z` or an offset.")]
 
@@ -62,12 +68,37 @@ class NewEvent(msgspec.Struct, gc=False, forbid_unknown_fields=True):
 
     event_type: str
     entity_id: str
-    payload: Raw
+    payload: Payload
     metadata: OptionalRaw = None
-    tags: list[str] = []
+    # The default of a list would be a new one for each event, and those make the garbage collector run.
+    tags: Sequence[str] = ()
     timestamp: Instant | None = None
     event_id: UUID | None = None
     expected_version: ExpectedVersion | None = None
+
+
+class ConditionItem(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Events that bear one of the types, all of the tags, and belong to one of the entities; whichever are given.
+
+    Attributes:
+        event_types, tags, entity_ids: up to 64 of each, and at least one in all.
+    """
+
+    event_types: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    entity_ids: tuple[str, ...] = ()
+
+
+class AppendCondition(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Refuse the append if any event matches one of the items.
+
+    Attributes:
+        fail_if_events_match: 1 to 16 items.
+        after: only events behind this position count; that of the read which the append rests on.
+    """
+
+    fail_if_events_match: tuple[ConditionItem, ...]
+    after: Annotated[int, Meta(ge=0, lt=2**53)] = 0
 
 
 class EventBatch(msgspec.Struct, gc=False, forbid_unknown_fields=True):
@@ -76,10 +107,12 @@ class EventBatch(msgspec.Struct, gc=False, forbid_unknown_fields=True):
     Attributes:
         events: in the order in which they get their positions.
         expected_versions: entity id to the version it must be at before the batch.
+        condition: over the events that are stored already.
     """
 
     events: list[NewEvent]
     expected_versions: dict[str, ExpectedVersion] = {}
+    condition: AppendCondition | None = None
 
 
 class AppendOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,7 +122,13 @@ class AppendOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AppendedEvent(msgspec.Struct, omit_defaults=True, gc=False):
-    """Where an event was put. `duplicate`: it was there before; this is its first answer again."""
+    """Where an event was put.
+
+    Attributes:
+        duplicate: it was there before; this is its first answer again.
+        dry_run: nothing was stored.
+        durable: false where the store answers before the disk has it; otherwise left out.
+    """
 
     event_id: str
     timestamp: str
@@ -98,21 +137,31 @@ class AppendedEvent(msgspec.Struct, omit_defaults=True, gc=False):
     position: int
     duplicate: bool = False
     dry_run: bool = False
+    durable: bool = True
 
 
 class AppendedBatch(msgspec.Struct, omit_defaults=True):
-    """Where a batch was put. `events` is left out with ``Prefer: return=minimal``."""
+    """Where a batch was put; the marks are those of `AppendedEvent`, and stand here once for all events.
+
+    Attributes:
+        events: one an event, in order; left out with ``Prefer: return=minimal``.
+    """
 
     count: int
     first_position: int
     last_position: int
     duplicate: bool = False
     dry_run: bool = False
+    durable: bool = True
     events: list[AppendedEvent] | None = None
 
 
-class EventView(msgspec.Struct, gc=False):
-    """An event as it is read back. Times are RFC 3339 in UTC with microseconds."""
+class EventView(msgspec.Struct, omit_defaults=True, gc=False):
+    """An event as it is read back. Times are RFC 3339 in UTC with microseconds.
+
+    Attributes:
+        erased: payload, metadata and tags were removed: they are null. Left out where it is false.
+    """
 
     id: str
     event_type: str
@@ -120,11 +169,12 @@ class EventView(msgspec.Struct, gc=False):
     tenant_id: str
     payload: Raw
     metadata: OptionalRaw
-    tags: tuple[str, ...]
+    tags: tuple[str, ...] | None
     timestamp: str
     recorded_at: str
     version: int
     position: int
+    erased: bool = False
 
 
 class ReadOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):

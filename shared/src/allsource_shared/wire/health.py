@@ -11,20 +11,49 @@ __all__ = ["CoreHealth", "GatewayHealth", "Liveness", "Readiness", "StoreFigures
 HealthStatus = Literal["healthy", "degraded", "unavailable"]
 
 
-class StoreFigures(msgspec.Struct, frozen=True):
-    """Figures of the store, shown only to principals with the permission ``metrics``."""
+class StoreFigures(msgspec.Struct, frozen=True, kw_only=True):
+    """Figures of the store, shown only to principals with the permission ``metrics``.
+
+    Attributes:
+        durability: ``fsync``, or ``os`` where appends are answered before the disk has them.
+        sealed_through: the last position that is in segments; what is behind it is in the log and in memory.
+        removals_pending: removals whose bytes may still be on the disk.
+        maintenance_failures: of sealing and compaction, since the start; `last_maintenance_failure` in words.
+        read_only_code, read_only_reason: why appends are refused, for programs and for people; null if they are not.
+    """
 
     data_dir: str
+    durability: Literal["fsync", "os"]
     events: int
     entities: int
     last_position: int
+    disk_bytes: int
     log_files: int
     log_bytes: int
+    segments: int
+    segment_bytes: int
+    key_files: int
+    key_bytes: int
+    memory_events: int
+    memory_bytes: int
+    sealed_through: int
+    removals_pending: int
+    segments_sealed: int
+    compactions: int
+    maintenance_failures: int
+    last_maintenance_failure: str | None
     recovery_seconds: float
+    read_only_code: str | None
+    read_only_reason: str | None
 
 
 class CoreHealth(msgspec.Struct, frozen=True, omit_defaults=True):
-    """`reasons` are machine codes: ``recovering``, ``read_only``, ``stopping``."""
+    """How the core is.
+
+    Attributes:
+        reasons: machine codes: ``recovering``, ``stopping``, or ``read_only`` and with it why: ``disk_space_low``,
+            ``disk_full``, ``log_failed``, ``storage_damaged``, ``old_format``.
+    """
 
     status: HealthStatus
     service: str

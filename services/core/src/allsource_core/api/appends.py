@@ -12,20 +12,25 @@ import msgspec
 from aiohttp.web import StreamResponse
 
 from allsource_core.api.bodies import Bodies, media_type
-from allsource_core.api.call import Call, json_response
-from allsource_core.api.event_views import appended_view
+from allsource_core.api.call import Call, encoded_response
+from allsource_core.api.event_views import appended_rows
 from allsource_core.api.metrics import CoreMetrics
 from allsource_core.api.problem_details import invalid_event
 from allsource_core.api.requests import body_error, decode_body, note_unknown_fields, parse_query
-from allsource_core.engine import NESTING_MAX, Appended, EventStore, Expected, InvalidEventError
-from allsource_shared.problems import ApiError
-from allsource_shared.routes import NDJSON
-from allsource_shared.wire.events import (
-    AppendedBatch,
-    AppendOptions,
-    EventBatch,
-    NewEvent,
+from allsource_core.engine import (
+    CONDITION_ITEMS_MAX,
+    CONDITION_VALUES_MAX,
+    NESTING_MAX,
+    AppendCondition,
+    Appended,
+    ConditionItem,
+    EventStore,
+    InvalidEventError,
 )
+from allsource_shared.problems import ApiError, ProblemItem
+from allsource_shared.routes import NDJSON
+from allsource_shared.wire import events
+from allsource_shared.wire.events import AppendOptions, EventBatch, NewEvent
 
 __all__ = ["AppendRoutes", "deep_event_index"]
 
@@ -35,8 +40,13 @@ class _LenientEvent(NewEvent, forbid_unknown_fields=False):
 
 
 _event_decoder: Final = msgspec.json.Decoder(_LenientEvent)
+_strict_decoder: Final = msgspec.json.Decoder(NewEvent)
 _batch_decoder: Final = msgspec.json.Decoder(EventBatch)
-_line_decoder: Final = msgspec.json.Decoder(NewEvent)
+
+_BATCH_ANSWER: Final = b'{"count":%d,"first_position":%d,"last_position":%d%b%b}'
+"""An `AppendedBatch`, encoded; tests compare it with what the encoder makes of that."""
+
+_CONDITION: Final = "condition.fail_if_events_match"
 
 _EVENT_BYTES_MAX: Final = 4 * 1024 * 1024
 """Of the body of one event, of which 1 MiB of payload is the most that can be stored; the rest is spacing and escapes.
@@ -68,18 +78,16 @@ class AppendRoutes:
         media_type(call)
         body = await self._bodies.read(call.request, _EVENT_BYTES_MAX)
         try:
-            event = decode_body(_event_decoder, body)
-            note_unknown_fields(call, body, NewEvent)
+            event = _decode_event(call, body)
         except RecursionError:
             key, _ = await asyncio.to_thread(_deep_place, body, _EVENT_NESTING)
             raise invalid_event(key or "$", _TOO_DEEP) from None
         try:
-            appended = await self._append(call, [event], {}, options)
+            appended = await self._append(call, EventBatch([event]), options)
         except InvalidEventError as error:
             raise invalid_event(error.field, error.message) from None
-        view = appended_view(appended.events[0])
-        view.duplicate, view.dry_run = appended.duplicate, appended.dry_run
-        return json_response(view, _status(appended))
+        row = next(appended_rows(appended.events))
+        return encoded_response(b"%b%b}" % (row[:-1], _marks(appended)), _status(appended))
 
     async def append_batch(self, call: Call) -> StreamResponse:
         """``POST events/batch``."""
@@ -92,35 +100,80 @@ class AppendRoutes:
             # Finding the event means to walk the whole body; elsewhere, so that others are served meanwhile.
             index = await asyncio.to_thread(deep_event_index, body, lines=media == NDJSON)
             raise invalid_event("events" if index is None else f"events[{index}]", _TOO_DEEP) from None
-        appended = await self._append(call, batch.events, batch.expected_versions, options)
-        events = appended.events
-        answer = AppendedBatch(
-            count=len(events),
-            # A repetition may name the events in another order than that of their positions.
-            first_position=min(event.position for event in events),
-            last_position=max(event.position for event in events),
-            duplicate=appended.duplicate,
-            dry_run=appended.dry_run,
-        )
+        appended = await self._append(call, batch, options)
         minimal = "return=minimal" in call.request.headers.get("Prefer", "").lower()
-        if not minimal:
-            answer.events = [appended_view(event) for event in events]
-        response = json_response(answer, _status(appended))
+        events = b"" if minimal else b',"events":[%b]' % b",".join(appended_rows(appended.events))
+        places = len(appended), appended.first_position, appended.last_position
+        response = encoded_response(_BATCH_ANSWER % (*places, _marks(appended), events), _status(appended))
         if minimal:
             response.headers["Preference-Applied"] = "return=minimal"
         return response
 
-    async def _append(
-        self, call: Call, events: list[NewEvent], expected_versions: dict[str, Expected], options: AppendOptions
-    ) -> Appended:
+    async def _append(self, call: Call, batch: EventBatch, options: AppendOptions) -> Appended:
         started = time.perf_counter()
         appended = await self._store.append_async(
-            call.principal.tenant_id, events, expected_versions=expected_versions, dry_run=options.dry_run
+            call.principal.tenant_id,
+            batch.events,
+            expected_versions=batch.expected_versions,
+            condition=None if batch.condition is None else _checked_condition(batch.condition),
+            dry_run=options.dry_run,
         )
         if not (appended.duplicate or appended.dry_run):
-            self._metrics.events_ingested.inc(len(events))
+            self._metrics.events_ingested.inc(len(appended))
             self._metrics.ingestion_seconds.observe(time.perf_counter() - started)
         return appended
+
+
+def _marks(appended: Appended) -> bytes:
+    """What an answer says only where it is not as usual."""
+    marks = b""
+    if appended.duplicate:
+        marks += b',"duplicate":true'
+    if appended.dry_run:
+        marks += b',"dry_run":true'
+    elif not appended.durable:
+        marks += b',"durable":false'
+    return marks
+
+
+def _checked_condition(condition: events.AppendCondition) -> AppendCondition:
+    """The condition for the engine, if it is within bounds.
+
+    Raises:
+        ApiError: ``condition_too_broad``, naming the item. Names are left to the engine.
+    """
+    items = condition.fail_if_events_match
+    if not 1 <= len(items) <= CONDITION_ITEMS_MAX:
+        raise _too_broad(_CONDITION, f"must have 1 to {CONDITION_ITEMS_MAX} items, has {len(items)}")
+    for index, item in enumerate(items):
+        lists = {"event_types": item.event_types, "tags": item.tags, "entity_ids": item.entity_ids}
+        if not any(lists.values()):
+            raise _too_broad(f"{_CONDITION}[{index}]", "must name at least one type, tag or entity")
+        for name, values in lists.items():
+            if len(values) > CONDITION_VALUES_MAX:
+                message = f"must have at most {CONDITION_VALUES_MAX} values, has {len(values)}"
+                raise _too_broad(f"{_CONDITION}[{index}].{name}", message)
+    return AppendCondition(
+        tuple(ConditionItem(item.event_types, item.tags, item.entity_ids) for item in items), condition.after
+    )
+
+
+def _too_broad(path: str, message: str) -> ApiError:
+    return ApiError("condition_too_broad", f"{path}: {message}", errors=[ProblemItem(path, message)])
+
+
+def _decode_event(call: Call, body: bytes) -> NewEvent:
+    """One event. Only where it is refused as it stands, it is looked at for fields that are to be ignored.
+
+    Raises:
+        ApiError, RecursionError: as `decode_body`.
+    """
+    try:
+        return _strict_decoder.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        event = decode_body(_event_decoder, body)
+        note_unknown_fields(call, body, NewEvent)
+        return event
 
 
 def _status(appended: Appended) -> int:
@@ -135,7 +188,7 @@ def _decode_lines(body: bytes) -> list[NewEvent]:
         RecursionError: an event is nested too deeply.
     """
     try:
-        events = _line_decoder.decode_lines(body)
+        events = _strict_decoder.decode_lines(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise _line_error(body, error) from None
     # The decoder also takes several events on a line, and one on several lines. Counting line ends shows that there
@@ -149,7 +202,7 @@ def _line_error(body: bytes, error: Exception) -> ApiError:
     """What is wrong with an NDJSON body: slower, line by line, to know which one it is."""
     for index, line in enumerate(_lines(body)):
         try:
-            _line_decoder.decode(line)
+            _strict_decoder.decode(line)
         except (msgspec.DecodeError, UnicodeDecodeError) as line_error:
             return body_error(line_error, f"events[{index}]")
     return body_error(error)

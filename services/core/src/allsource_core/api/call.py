@@ -12,7 +12,7 @@ from allsource_shared.context import RequestIds
 from allsource_shared.permissions import Permission, Role
 from allsource_shared.routes import JSON, Match
 
-__all__ = ["Call", "Handler", "Principal", "json_response"]
+__all__ = ["Call", "Handler", "Principal", "encoded_response", "json_response"]
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -64,4 +64,9 @@ _encoder = msgspec.json.Encoder()
 
 def json_response(body: Any, status: int = 200) -> Response:
     """Encode a struct as the answer."""
-    return Response(body=_encoder.encode(body), status=status, content_type=JSON)
+    return encoded_response(_encoder.encode(body), status)
+
+
+def encoded_response(body: bytes, status: int = 200) -> Response:
+    """JSON as the answer."""
+    return Response(body=body, status=status, content_type=JSON)

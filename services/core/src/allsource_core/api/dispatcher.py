@@ -17,6 +17,7 @@ from allsource_core.api.lifecycle import Lifecycle, Phase
 from allsource_core.api.metrics import CoreMetrics
 from allsource_core.api.problem_details import SERVER_NAME, problem_response, to_api_error
 from allsource_core.api.warnings import warn_of_ignored
+from allsource_core.engine import CorruptionError
 from allsource_shared.context import REQUEST_ID_HEADER, TRACEPARENT_HEADER, RequestIds, begin_request
 from allsource_shared.paths import read_target
 from allsource_shared.problems import ApiError
@@ -124,6 +125,10 @@ class Dispatcher:
 
     def _refuse(self, error: Exception, ids: RequestIds) -> StreamResponse:
         refusal = to_api_error(error)
+        if isinstance(error, CorruptionError):
+            structlog.get_logger().error(
+                "storage_damaged", path=str(error.path), offset=error.offset, reason=error.reason
+            )
         if refusal is None:
             if isinstance(error, HTTPException) and error.status < 500:
                 refusal = ApiError("bad_request", error.reason)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from enum import StrEnum
+from typing import Literal
 
 from aiohttp.web import StreamResponse
 
 from allsource_core.api.authentication import Authenticator
 from allsource_core.api.call import Call, json_response
-from allsource_core.engine import EventStore, RecoveryProgress
+from allsource_core.engine import EventStore, RecoveryProgress, StoreStats
 from allsource_shared import __version__
 from allsource_shared.wire.health import CoreHealth, HealthStatus, Liveness, Readiness, StoreFigures
 
@@ -29,13 +30,14 @@ class Lifecycle:
 
     Args:
         authenticator: decides who sees figures.
-        data_dir: shown to them.
+        data_dir, durability: of the store; shown to them.
     """
 
-    def __init__(self, authenticator: Authenticator, data_dir: str) -> None:
+    def __init__(self, authenticator: Authenticator, *, data_dir: str, durability: Literal["fsync", "os"]) -> None:
         self.phase = Phase.STARTING
         self._authenticator = authenticator
         self._data_dir = data_dir
+        self._durability: Literal["fsync", "os"] = durability
         self._started = time.monotonic()
         self._progress = RecoveryProgress("opening", 0, 0, None)
         self._store: EventStore | None = None
@@ -64,18 +66,10 @@ class Lifecycle:
             stats = self._store.stats()
             if self.phase is Phase.STOPPING:
                 status, reasons = "degraded", ["stopping"]
-            if stats.read_only_reason is not None:
-                status, reasons = "degraded", [*reasons, "read_only"]
+            if stats.read_only_code is not None:
+                status, reasons = "degraded", [*reasons, "read_only", stats.read_only_code]
             if self._authenticator.may_see_figures(call.request):
-                figures = StoreFigures(
-                    data_dir=self._data_dir,
-                    events=stats.events,
-                    entities=stats.entities,
-                    last_position=stats.last_position,
-                    log_files=stats.log_files,
-                    log_bytes=stats.log_bytes,
-                    recovery_seconds=round(stats.recovery_seconds, 3),
-                )
+                figures = self._figures(stats)
         body = CoreHealth(
             status=status,
             service="allsource-core",
@@ -85,6 +79,33 @@ class Lifecycle:
             store=figures,
         )
         return json_response(body, 503 if status == "unavailable" else 200)
+
+    def _figures(self, stats: StoreStats) -> StoreFigures:
+        return StoreFigures(
+            data_dir=self._data_dir,
+            durability=self._durability,
+            events=stats.events,
+            entities=stats.entities,
+            last_position=stats.last_position,
+            disk_bytes=stats.disk_bytes,
+            log_files=stats.log_files,
+            log_bytes=stats.log_bytes,
+            segments=stats.segments,
+            segment_bytes=stats.segment_bytes,
+            key_files=stats.key_files,
+            key_bytes=stats.key_bytes,
+            memory_events=stats.memory_events,
+            memory_bytes=stats.memory_bytes,
+            sealed_through=stats.sealed_through,
+            removals_pending=stats.removals_pending,
+            segments_sealed=stats.segments_sealed,
+            compactions=stats.compactions,
+            maintenance_failures=stats.maintenance_failures,
+            last_maintenance_failure=stats.last_maintenance_failure,
+            recovery_seconds=round(stats.recovery_seconds, 3),
+            read_only_code=stats.read_only_code,
+            read_only_reason=stats.read_only_reason,
+        )
 
     async def live(self, _call: Call) -> StreamResponse:
         """``GET /health/live``."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 from aiohttp.web import Response, StreamResponse
 from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
@@ -84,10 +84,28 @@ class _StoreCollector(Collector):
         for name, text, value in (
             ("storage_events_total", "Events stored, those of reserved tenants left out", stats.events),
             ("storage_entities_total", "Entities stored, those of reserved tenants left out", stats.entities),
-            ("storage_size_bytes", "Bytes of the store on disk", stats.log_bytes),
+            ("storage_size_bytes", "Bytes of the store on disk", stats.disk_bytes),
             ("storage_last_position", "Position of the last durable event", stats.last_position),
+            ("storage_sealed_position", "Last position that is in segments", stats.sealed_through),
+            ("storage_segments", "Segments of the store", stats.segments),
+            ("storage_segment_bytes", "Bytes of segments and their indexes", stats.segment_bytes),
+            ("storage_key_bytes", "Bytes of the key directory", stats.key_bytes),
+            ("storage_memory_events", "Events in memory that are not in segments yet", stats.memory_events),
+            ("storage_memory_bytes", "About what they take", stats.memory_bytes),
+            ("storage_removals_pending", "Removals whose bytes may still be on disk", stats.removals_pending),
             ("wal_segments_total", "Files of the write-ahead log", stats.log_files),
-            ("storage_read_only", "1 while no appends are taken", int(stats.read_only_reason is not None)),
+            ("wal_size_bytes", "Bytes of the write-ahead log", stats.log_bytes),
+            ("storage_read_only", "1 while no appends are taken", int(stats.read_only_code is not None)),
             ("recovery_duration_seconds", "How long the last recovery took", stats.recovery_seconds),
         ):
             yield GaugeMetricFamily(f"allsource_{name}", text, value=value)
+        for name, text, value in (
+            ("storage_segments_sealed", "Segments made of events in memory", stats.segments_sealed),
+            ("storage_compactions", "Compactions of segments", stats.compactions),
+            ("storage_maintenance_failures", "Failures of sealing and compaction", stats.maintenance_failures),
+        ):
+            yield CounterMetricFamily(f"allsource_{name}", text, value=value)
+        reason = GaugeMetricFamily("allsource_storage_read_only_reason", "Why no appends are taken", labels=["code"])
+        if stats.read_only_code is not None:
+            reason.add_metric([stats.read_only_code], 1)
+        yield reason

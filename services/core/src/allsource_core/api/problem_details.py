@@ -43,6 +43,26 @@ def _event_id_conflict(error: engine.EventIdConflictError) -> ApiError:
     return ApiError("event_id_conflict", str(error), errors=items)
 
 
+def _condition_failed(error: engine.ConditionFailedError) -> ApiError:
+    actual = {"position": error.position, "event_id": str(error.event_id)}
+    return ApiError("condition_failed", str(error), expected={"after": error.after}, actual=actual)
+
+
+def _read_only(error: engine.StoreReadOnlyError) -> ApiError:
+    # The store's own words may name files of the machine; those are for the log, and for `/health` with `metrics`.
+    why = _READ_ONLY.get(error.code or "", "it can't be written at present")
+    return ApiError("read_only", f"{error.code or 'read_only'}: {why}")
+
+
+_READ_ONLY: Final[dict[str, str]] = {
+    "disk_space_low": "little space is left on the disk of the store; it goes on when there is more",
+    "disk_full": "no space is left on the disk of the store; it goes on when there is some",
+    "log_failed": "the log could not be written, nor repaired; the service must be restarted",
+    "storage_damaged": "stored data is damaged",
+    "old_format": "the data directory has the format of an older release; allsource-admin store upgrade makes it new",
+}
+
+
 def _retry(code: str, detail: str) -> ApiError:
     return ApiError(code, detail, headers={"Retry-After": "1"})
 
@@ -51,10 +71,16 @@ _TABLE: Final[dict[type[Exception], Callable[[Any], ApiError]]] = {
     engine.InvalidEventError: _invalid_event,
     engine.VersionConflictError: _version_conflict,
     engine.EventIdConflictError: _event_id_conflict,
+    engine.ConditionFailedError: _condition_failed,
+    engine.ConditionTooBroadError: lambda error: ApiError("condition_too_broad", str(error)),
+    engine.NotFoundError: lambda error: ApiError("not_found", str(error)),
     engine.OverloadedError: lambda error: _retry("overloaded", str(error)),
-    engine.StoreReadOnlyError: lambda error: ApiError("read_only", error.reason),
+    engine.StoreReadOnlyError: _read_only,
     engine.AppendUncertainError: lambda _: ApiError(
-        "append_uncertain", "the disk failed during the append; the events may be stored or not"
+        "append_uncertain", "the disk failed meanwhile; what was to be stored may be stored or not"
+    ),
+    engine.CorruptionError: lambda _: ApiError(
+        "storage_damaged", "stored bytes that the request needs are damaged; the log names the file"
     ),
     engine.StoreClosedError: lambda _: _retry("stopping", "the service is shutting down"),
     InvalidCredentialsError: lambda _: ApiError("invalid_credentials", "username or password is wrong"),

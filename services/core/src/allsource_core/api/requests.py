@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import uuid
 from functools import lru_cache
 from typing import Any, Final, TypeVar
 from urllib.parse import parse_qsl
@@ -14,7 +15,7 @@ from allsource_core.api.call import Call
 from allsource_core.api.tenants import check_tenant
 from allsource_shared.problems import ApiError, ProblemItem
 
-__all__ = ["body_error", "decode_body", "note_unknown_fields", "parse_query"]
+__all__ = ["body_error", "decode_body", "note_unknown_fields", "parse_event_id", "parse_query", "refuse_query"]
 
 T = TypeVar("T")
 StructT = TypeVar("StructT", bound=msgspec.Struct)
@@ -70,7 +71,7 @@ def parse_query(call: Call, struct: type[StructT]) -> StructT:
         ApiError: ``bad_query`` naming the parameter.
     """
     if not call.raw_query:
-        return struct()
+        return _convert({}, struct)
     if _BAD_ESCAPE.search(call.raw_query) is not None:
         raise ApiError("bad_query", "the query string has an invalid percent escape")
     try:
@@ -93,11 +94,47 @@ def parse_query(call: Call, struct: type[StructT]) -> StructT:
             raise _query_error(name, "must be given once")
         else:
             values[name] = _scalar(kind, value)
+    return _convert(values, struct)
+
+
+def _convert(values: dict[str, Any], struct: type[StructT]) -> StructT:
     try:
         return msgspec.convert(values, struct)
     except msgspec.ValidationError as error:
         message, place = split_place(str(error))
+        for field in msgspec.structs.fields(struct):
+            if field.required and field.encode_name not in values:
+                place, message = field.encode_name, "is required"
         raise _query_error(place, message) from None
+
+
+class _NoParameters(msgspec.Struct, frozen=True):
+    """Of a route that takes none."""
+
+
+def refuse_query(call: Call) -> None:
+    """Refuse whatever stands in the query string of a route that takes no parameters.
+
+    Raises:
+        ApiError: ``bad_query``.
+    """
+    if call.raw_query:
+        parse_query(call, _NoParameters)
+
+
+def parse_event_id(text: str) -> uuid.UUID:
+    """Read an event id in its one canonical form, upper or lower case.
+
+    Raises:
+        ApiError: ``not_found``: what is no UUID is no event's id.
+    """
+    try:
+        event_id = uuid.UUID(text)
+    except ValueError:
+        event_id = None
+    if event_id is None or str(event_id) != text.lower():
+        raise ApiError("not_found", "there is no such event: an event id is a UUID, 8-4-4-4-12 hex digits")
+    return event_id
 
 
 def _query_error(name: str, message: str) -> ApiError:

@@ -12,57 +12,100 @@
 
 from msgspec import Raw
 
+from allsource_core.engine.appended import Appended
 from allsource_core.engine.appends import Expected
+from allsource_core.engine.conditions import (
+    CONDITION_ITEMS_MAX,
+    CONDITION_VALUES_MAX,
+    AppendCondition,
+    ConditionItem,
+)
 from allsource_core.engine.errors import (
     AppendUncertainError,
+    ConditionFailedError,
+    ConditionTooBroadError,
     CorruptionError,
     EngineError,
     EventIdConflictError,
     ForeignDirectoryError,
     InvalidEventError,
+    NotFoundError,
     OverloadedError,
     StoreClosedError,
     StoreLockedError,
     StoreReadOnlyError,
     VersionConflictError,
 )
-from allsource_core.engine.events import Appended, Event, NewEvent
+from allsource_core.engine.events import Event
+from allsource_core.engine.inspection import StoreDescription, inspect_store
 from allsource_core.engine.limits import (
     ENTITY_ID_BYTES_MAX,
     EVENT_TYPE_BYTES_MAX,
     NESTING_MAX,
     TAG_BYTES_MAX,
 )
+from allsource_core.engine.manifest import Policy, Removal
 from allsource_core.engine.names import name_fault
+from allsource_core.engine.options import StoreOptions
 from allsource_core.engine.queries import EventQuery
 from allsource_core.engine.recovery import RecoveryProgress
-from allsource_core.engine.store import EventStore, StoreOptions, StoreStats
+from allsource_core.engine.repair import PlannedRepair, RepairRefusedError, Repairs, plan_repairs, repair_store
+from allsource_core.engine.states import EntityState
+from allsource_core.engine.stats import StoreStats
+from allsource_core.engine.store import EventStore
+from allsource_core.engine.subscriptions import CaughtUp
+from allsource_core.engine.upgrading import upgrade_store
+from allsource_core.engine.verification import Finding, Severity, VerificationProgress, verify_store
+from allsource_shared.wire.events import NewEvent
 
 __all__ = [
+    "CONDITION_ITEMS_MAX",
+    "CONDITION_VALUES_MAX",
     "ENTITY_ID_BYTES_MAX",
     "EVENT_TYPE_BYTES_MAX",
     "NESTING_MAX",
     "TAG_BYTES_MAX",
+    "AppendCondition",
     "AppendUncertainError",
     "Appended",
+    "CaughtUp",
+    "ConditionFailedError",
+    "ConditionItem",
+    "ConditionTooBroadError",
     "CorruptionError",
     "EngineError",
+    "EntityState",
     "Event",
     "EventIdConflictError",
     "EventQuery",
     "EventStore",
     "Expected",
+    "Finding",
     "ForeignDirectoryError",
     "InvalidEventError",
     "NewEvent",
+    "NotFoundError",
     "OverloadedError",
+    "PlannedRepair",
+    "Policy",
     "Raw",
     "RecoveryProgress",
+    "Removal",
+    "RepairRefusedError",
+    "Repairs",
+    "Severity",
     "StoreClosedError",
+    "StoreDescription",
     "StoreLockedError",
     "StoreOptions",
     "StoreReadOnlyError",
     "StoreStats",
+    "VerificationProgress",
     "VersionConflictError",
+    "inspect_store",
     "name_fault",
+    "plan_repairs",
+    "repair_store",
+    "upgrade_store",
+    "verify_store",
 ]

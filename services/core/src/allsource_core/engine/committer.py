@@ -4,8 +4,8 @@ A thread that needs a position to be durable and finds nobody committing commits
 Everybody else waits for the committer's own thread: threads each on a lock of their own, so that one commit wakes just
 those whose events it wrote; callers on an event loop through their loop.
 
-Whatever goes wrong in between, nobody waits for ever and no gap reaches the disk: a commit that was begun and did not
-end, for whatever reason, is the last one.
+Whatever goes wrong in between, nobody waits for ever and no gap reaches the disk. A commit that failed ends an epoch:
+all that was not durable then is uncertain, and forgotten; positions behind the durable one are given out again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Callable
 
 from allsource_core.engine.errors import AppendUncertainError, StoreClosedError
 from allsource_core.engine.futures import LoopFuture, complete, loop_future
-from allsource_core.engine.log_writer import LogWriter
+from allsource_core.engine.log_writer import LogRecord, LogWriter
 
 __all__ = ["Committer"]
 
@@ -29,9 +29,10 @@ class Committer:
 
     Args:
         writer: of the log.
-        durable_position: of the last event on disk.
+        durable_position: of the last record on disk.
         on_durable: called with the new durable position, before any appender learns of it.
-        on_failure: called with the error when a commit failed, or might have. From then on nothing is written.
+        on_failure: called with the error when a commit failed, or might have, before anybody who waits is told. It
+            repairs the log and calls `end_epoch`, or sees to it that nothing is enqueued any more.
     """
 
     def __init__(
@@ -43,16 +44,18 @@ class Committer:
         on_failure: Callable[[BaseException], None],
     ) -> None:
         self._writer = writer
-        self._durable_position = durable_position
+        self.durable_position = durable_position
+        self.epoch = 0
         self._enqueued_position = durable_position
         self._on_durable = on_durable
         self._on_failure = on_failure
-        self._failure: BaseException | None = None
+        # In words: an exception would keep the frames that it went through, and what they read from, for ever.
+        self._failures: list[str] = []
         self._closed = False
         self._in_doubt = False
-        self._committing = threading.Lock()
+        self._committing = threading.RLock()
         self._state = threading.Lock()
-        self._pending: list[tuple[int, bytes]] = []
+        self._pending: list[LogRecord] = []
         self._pending_bytes = 0
         self._waiters: list[tuple[int, LoopFuture]] = []
         self._threads: list[tuple[int, threading.Lock]] = []
@@ -66,85 +69,115 @@ class Committer:
         """Bytes of records that were enqueued and are not durable."""
         return self._pending_bytes
 
-    def enqueue(self, first_position: int, last_position: int, body: bytes) -> None:
-        """Queue a record with the positions of its first and last event, which follow on the one before.
+    def enqueue(self, record: LogRecord) -> None:
+        """Queue a record whose positions follow on the one before.
 
-        If they don't, an append was broken off between getting its positions and coming here: nothing that follows
-        may be written, or the log would have a gap.
+        If they don't, an append was broken off between getting its positions and coming here: the next commit fails,
+        or the log would have a gap.
         """
         with self._state:
-            if first_position == self._enqueued_position + 1:
-                self._pending.append((last_position, body))
-                self._pending_bytes += len(body)
-                self._enqueued_position = last_position
-                return
-        self._fail(RuntimeError(f"position {first_position} does not follow {self._enqueued_position}"))
+            if record.first_position != self._enqueued_position + 1:
+                self._in_doubt = True
+            self._pending.append(record)
+            self._pending_bytes += len(record.body)
+            self._enqueued_position = record.last_position
 
-    def wait(self, position: int) -> None:
-        """Block until the enqueued event at `position` is durable; commit if nobody else does.
+    def wait(self, position: int, epoch: int) -> None:
+        """Block until the record at `position` is durable; commit if nobody else does.
+
+        Args:
+            position: of an enqueued record.
+            epoch: when it was enqueued.
 
         Raises:
             AppendUncertainError: if the commit failed.
         """
-        if self._durable_position >= position:
+        if self.durable_position >= position and self.epoch == epoch:
             return
         if self._committing.acquire(blocking=False):
             try:
-                if self._durable_position < position:
+                if self.epoch == epoch and self.durable_position < position:
                     self._commit()
             finally:
                 self._committing.release()
+            self._raise_if_over(epoch)
             return
         woken = threading.Lock()
         woken.acquire()
         with self._state:
-            self._raise_if_over()
-            if self._durable_position >= position:
+            self._raise_if_over(epoch)
+            if self.durable_position >= position:
                 return
+            self._raise_if_closed()
             self._threads.append((position, woken))
         self._wake.put(None)
         woken.acquire()
-        if self._durable_position < position:
-            with self._state:
-                self._raise_if_over()
+        self._raise_if_over(epoch)
+        if self.durable_position < position:
+            self._raise_if_closed()
 
-    async def wait_async(self, position: int) -> None:
+    async def wait_async(self, position: int, epoch: int) -> None:
         """The same for a caller on an event loop, which is woken through its loop."""
-        if self._durable_position >= position:
+        if self.durable_position >= position and self.epoch == epoch:
             return
         waiter = loop_future()
         with self._state:
-            self._raise_if_over()
+            self._raise_if_over(epoch)
             # Durable meanwhile, perhaps, with nobody left to say so.
-            if self._durable_position >= position:
+            if self.durable_position >= position:
                 return
+            self._raise_if_closed()
             self._waiters.append((position, waiter))
         self._wake.put(None)
         await waiter[1]
+        self._raise_if_over(epoch)
 
-    def _raise_if_over(self) -> None:
-        if self._failure is not None:
-            raise AppendUncertainError(str(self._failure)) from self._failure
+    def _raise_if_over(self, epoch: int) -> None:
+        if self.epoch != epoch:
+            raise AppendUncertainError(self._failures[epoch])
+
+    def _raise_if_closed(self) -> None:
         if self._closed:
             raise StoreClosedError("the store was closed")
 
     def _run(self) -> None:
         while True:
             self._wake.get()
-            try:
-                while self._pending:
-                    with self._committing:
+            while self._pending:
+                with self._committing:
+                    try:
                         self._commit()
-            except Exception:
-                # Everybody who waited was told by `_fail`; the thread stays to be ended by `close`.
-                _log.debug("nothing more is written", exc_info=True)
+                    except Exception:
+                        # Everybody who waited was told by `_fail`; the thread stays for those who come next.
+                        _log.debug("a commit failed", exc_info=True)
             if self._closed:
                 return
+
+    def commit(self) -> None:
+        """Write what is enqueued, if anything is. For those who wait for no position of their own."""
+        with self._committing:
+            self._commit()
+
+    def begin_file(self) -> None:
+        """Go on in a new log file, behind what is durable now.
+
+        Raises:
+            OSError: the log goes on in the old one, or in a new one at the next commit.
+        """
+        with self._committing:
+            self._commit()
+            if self._closed or self._in_doubt:
+                return
+            try:
+                self._writer.begin_file(self.durable_position + 1)
+            except BaseException as error:
+                # The old one may have been synced in vain, and must not be synced again.
+                self._fail(error)
+                raise
 
     def _commit(self) -> None:
         """Write and sync everything that is enqueued. Called by whoever holds `_committing`."""
         with self._state:
-            self._raise_if_over()
             if not self._pending:
                 return
             interrupted, self._in_doubt = self._in_doubt, True
@@ -154,16 +187,18 @@ class Committer:
         except BaseException as error:
             # Not only OSError: whatever it was, these records are on disk or not, and somebody waits for them.
             self._fail(error)
-            self._writer.abandon()
             if not isinstance(error, Exception):
                 raise
-            raise AppendUncertainError(str(error)) from error
-        last_position = records[-1][0]
+            return
+        last_position = records[-1].last_position
         self._on_durable(last_position)
         with self._state:
-            self._durable_position = last_position
+            self.durable_position = last_position
             self._in_doubt = False
-            self._pending_bytes -= sum(len(body) for _, body in records)
+            for record in records:
+                self._pending_bytes -= len(record.body)
+            if not self._waiters and not self._threads:
+                return
             ready = [waiter for position, waiter in self._waiters if position <= last_position]
             self._waiters = [waiter for waiter in self._waiters if waiter[0] > last_position]
             woken = [lock for position, lock in self._threads if position <= last_position]
@@ -172,39 +207,48 @@ class Committer:
             lock.release()
         complete(ready)
 
-    def _write(self, records: list[tuple[int, bytes]], *, interrupted: bool) -> None:
+    def _write(self, records: list[LogRecord], *, interrupted: bool) -> None:
         if interrupted:
             # A signal, say, broke off the commit before this one: what it left in the file is not known.
-            raise RuntimeError("an earlier write was interrupted")
-        self._writer.commit([body for _, body in records], self._durable_position + 1)
+            raise RuntimeError("an earlier append or write was interrupted")
+        self._writer.commit(records)
 
     def _fail(self, error: BaseException) -> None:
-        """Nothing is written from now on; tell everybody, and only then the log, which may fail as well."""
+        _log.error("the log could not be written; what was not durable is uncertain", exc_info=error)
+        with self._committing:
+            self._on_failure(error)
+
+    def end_epoch(self, error: BaseException) -> None:
+        """Forget everything that is not durable, and tell those who wait for it that it is uncertain.
+
+        Called by `on_failure`, while nobody else can enqueue. What the writer finished before the failure is durable;
+        that its authors are told otherwise does no harm.
+        """
+        reason = str(error) or type(error).__name__
         with self._state:
-            self._failure = error
+            self._failures.append(reason)
+            self.epoch += 1
             self._pending.clear()
             self._pending_bytes = 0
+            self._in_doubt = False
+            self.durable_position = max(self.durable_position, self._writer.good_position)
+            self._enqueued_position = self.durable_position
             waiting = [waiter for _, waiter in self._waiters]
             self._waiters.clear()
             woken = [lock for _, lock in self._threads]
             self._threads.clear()
-        self._on_failure(error)
         for lock in woken:
             lock.release()
-        complete(waiting, AppendUncertainError(str(error)))
-        _log.error("the log could not be written; no appends are taken from now on", exc_info=error)
+        complete(waiting, AppendUncertainError(reason))
 
     def close(self) -> None:
         """Commit what is enqueued, end the thread, close the log."""
         with self._committing:
-            try:
-                self._commit()
-                clean = True
-            except (AppendUncertainError, StoreClosedError):
-                clean = False
-            finally:
-                with self._state:
-                    self._closed = True
+            epoch = self.epoch
+            self._commit()
+            clean = self.epoch == epoch and not self._in_doubt
+            with self._state:
+                self._closed = True
             try:
                 self._writer.close(clean=clean)
             except OSError as error:

@@ -3,10 +3,13 @@
 EngineError                     never raised itself
 ├── InvalidEventError           an event breaks a rule; nothing was stored
 ├── VersionConflictError        an entity is not at the expected version; nothing was stored
+├── ConditionFailedError        an event exists that an append's condition excludes; nothing was stored
+├── ConditionTooBroadError      a condition would have to look at too much; nothing was stored
 ├── EventIdConflictError        event ids are known with other content; nothing was stored
-├── OverloadedError             too much is waiting for the disk; nothing was stored
+├── OverloadedError             there was no room in time; nothing was stored
 ├── StoreReadOnlyError          no appends are taken; nothing was stored
 ├── AppendUncertainError        the disk failed meanwhile: stored or not, unknown
+├── NotFoundError               what is to be removed is not there
 ├── StoreClosedError            the store was closed
 ├── StoreLockedError            another process has the data directory open
 ├── ForeignDirectoryError       the directory holds something else, or a format that is not ours
@@ -21,11 +24,14 @@ from uuid import UUID
 
 __all__ = [
     "AppendUncertainError",
+    "ConditionFailedError",
+    "ConditionTooBroadError",
     "CorruptionError",
     "EngineError",
     "EventIdConflictError",
     "ForeignDirectoryError",
     "InvalidEventError",
+    "NotFoundError",
     "OverloadedError",
     "StoreClosedError",
     "StoreLockedError",
@@ -70,6 +76,27 @@ class VersionConflictError(EngineError):
         self.actual = actual
 
 
+class ConditionFailedError(EngineError):
+    """An event exists that the condition of an append excludes.
+
+    Attributes:
+        position, event_id: of one such event.
+        after: behind which position the condition looked.
+    """
+
+    def __init__(self, position: int, event_id: UUID, after: int) -> None:
+        super().__init__(
+            f"event {event_id} at position {position} matches the condition, which allows none after {after}"
+        )
+        self.position = position
+        self.event_id = event_id
+        self.after = after
+
+
+class ConditionTooBroadError(EngineError):
+    """Checking a condition would have to read more than is allowed; name a later `after`, or narrower items."""
+
+
 class EventIdConflictError(EngineError):
     """Event ids of an append are known, but it is not a repetition.
 
@@ -85,16 +112,26 @@ class EventIdConflictError(EngineError):
         self.changed = changed
 
 
+class NotFoundError(EngineError):
+    """What is to be removed is not there, or can't be read by this tenant."""
+
+
 class OverloadedError(EngineError):
-    """More bytes wait for the disk than the store is allowed to hold. Try again soon."""
+    """There was no room for an append or a wait in time. Nothing was stored; try again soon."""
 
 
 class StoreReadOnlyError(EngineError):
-    """The store takes no appends; `reason` says why. Reads go on."""
+    """The store takes no appends. Reads go on.
 
-    def __init__(self, reason: str) -> None:
+    Attributes:
+        reason: why, in words that may name files of the machine.
+        code: why, for programs: a `ReadOnlyCode`, or None.
+    """
+
+    def __init__(self, reason: str, code: str | None = None) -> None:
         super().__init__(f"the store is read-only: {reason}")
         self.reason = reason
+        self.code = code
 
 
 class AppendUncertainError(EngineError):

@@ -1,4 +1,4 @@
-"""Events inside the engine, and what an append answers."""
+"""Events inside the engine, and their ids."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import msgspec
 
 from allsource_shared.wire.events import NewEvent
 
-__all__ = ["Appended", "Event", "NewEvent", "has_server_form", "position_of_server_id", "server_id"]
+__all__ = ["Event", "NewEvent", "has_server_form", "position_of_server_id", "server_id"]
 
 _POSITION_BITS: Final = 62
 _POSITION_MASK: Final = (1 << _POSITION_BITS) - 1
@@ -54,6 +54,7 @@ class Event(msgspec.Struct, gc=False):
         version: of the entity, from 1, without a gap.
         position: global order of the store, from 1.
         client_id: the 16 bytes of the id that its author gave, or None.
+        erased: payload, metadata and tags were removed; what stands there now is null and nothing.
     """
 
     event_type: str
@@ -67,6 +68,7 @@ class Event(msgspec.Struct, gc=False):
     version: int
     position: int
     client_id: bytes | None
+    erased: bool = False
 
     @property
     def id(self) -> UUID:
@@ -83,17 +85,3 @@ class Event(msgspec.Struct, gc=False):
         else:
             digits = f"{_server_id(self.recorded_at, self.position):032x}"
         return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
-
-
-class Appended(msgspec.Struct, frozen=True):
-    """What an append did.
-
-    Attributes:
-        events: the stored events, in the order of the append.
-        duplicate: nothing was stored: these are the events of the first time.
-        dry_run: nothing was stored: these are the events as they would be, if nobody else appends meanwhile.
-    """
-
-    events: list[Event]
-    duplicate: bool = False
-    dry_run: bool = False

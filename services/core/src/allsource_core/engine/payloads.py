@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import Final
+from typing import Final, cast
 
 import msgspec
 from msgspec import Raw
@@ -19,13 +19,15 @@ from msgspec import Raw
 from allsource_core.engine.errors import InvalidEventError
 from allsource_core.engine.limits import NESTING_MAX
 
-__all__ = ["nesting_depth", "take_bodies"]
+__all__ = ["nesting_depth", "take_bodies", "take_body"]
 
 # Every digit becomes 0 and E becomes e, so that two substring searches find each number that may exceed a double
 # (1.8e308): one with an exponent of three digits or more, and one of so many digits that two in the exponent suffice.
 _FOLD_DIGITS: Final = bytes.maketrans(b"123456789E", b"000000000e")
 _LONG_EXPONENT: Final = b"0e000"
 _MANY_DIGITS: Final = b"0" * (309 - 99)
+_LINE_FEED: Final = 10
+_CARRIAGE_RETURN: Final = 13
 
 # Possessive: a string that backtracks costs a hundred times its length in memory.
 _STRING: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
@@ -41,24 +43,74 @@ def take_bodies(field: str, raws: Sequence[bytes | Raw | None], bytes_max: int) 
 
     Args:
         field: ``payload`` or ``metadata``, for the error.
-        raws: one an event, in order; each is JSON by the decoder's account, or None.
+        raws: one an event, in order, or None. `Raw` is JSON by its decoder's account; bytes are looked at.
         bytes_max: of one body.
 
     Raises:
         InvalidEventError: naming the first event at fault and the limit: size, nesting, UTF-8, numbers.
     """
     bodies = [None if raw is None else bytes(raw) for raw in raws]
-    joined = b",".join([body for body in bodies if body is not None])
-    for index, body in enumerate(bodies):
-        if body is not None and len(body) > 2 * NESTING_MAX:
-            _check_size_and_nesting(index, field, body, bytes_max)
+    given = cast("list[bytes]", bodies if None not in bodies else [body for body in bodies if body is not None])
+    joined = given[0] if len(given) == 1 else b",".join(given)
+    if len(joined) > 2 * NESTING_MAX and max(map(len, given)) > 2 * NESTING_MAX:
+        for index, body in enumerate(bodies):
+            if body is not None and len(body) > 2 * NESTING_MAX:
+                _check_size_and_nesting(index, field, body, bytes_max)
+    if bytes in set(map(type, raws)):
+        _check_json(field, bodies, joined)
     if _is_suspicious(joined):
         for index, body in enumerate(bodies):
             if body is not None:
                 _check_readable(index, field, body)
-    if b"\n" in joined or b"\r" in joined:
+    if _LINE_FEED in joined or _CARRIAGE_RETURN in joined:
         return [None if body is None else _one_line(index, field, body) for index, body in enumerate(bodies)]
     return bodies
+
+
+def take_body(field: str, raw: bytes | Raw, bytes_max: int) -> bytes:
+    """`take_bodies` for a single one. 0.3 µs for a short body."""
+    if type(raw) is bytes:
+        body = raw
+        try:
+            _text_decoder.decode(body)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise InvalidEventError(0, field, f"must be JSON: {error}") from None
+    else:
+        body = bytes(raw)
+    if (
+        len(body) <= 2 * NESTING_MAX
+        and body.isascii()
+        and _LINE_FEED not in body
+        and _CARRIAGE_RETURN not in body
+        and body.translate(_FOLD_DIGITS, b"+").find(_LONG_EXPONENT) < 0
+    ):
+        # Short and plain, as most are: nothing of what follows can be the matter.
+        return body
+    _check_size_and_nesting(0, field, body, bytes_max)
+    if _is_suspicious(body):
+        _check_readable(0, field, body)
+    return _one_line(0, field, body)
+
+
+_text_decoder: Final = msgspec.json.Decoder(Raw)
+_texts_decoder: Final = msgspec.json.Decoder(list[Raw])
+
+
+def _check_json(field: str, bodies: Sequence[bytes | None], joined: bytes) -> None:
+    """Refuse what no decoder has seen and is not one JSON text a body. 0.03 µs a body."""
+    given = len(bodies) - bodies.count(None)
+    try:
+        if len(_texts_decoder.decode(b"[%b]" % joined)) == given:
+            return
+    except (msgspec.DecodeError, RecursionError):
+        pass
+    for index, body in enumerate(bodies):
+        try:
+            if body is not None and len(_texts_decoder.decode(b"[%b]" % body)) != 1:
+                raise InvalidEventError(index, field, "must be one JSON text")
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise InvalidEventError(index, field, f"must be JSON: {error}") from None
+    raise InvalidEventError(None, "events", f"every {field} must be JSON")
 
 
 def _is_suspicious(joined: bytes) -> bool:
@@ -67,8 +119,9 @@ def _is_suspicious(joined: bytes) -> bool:
             joined.decode("utf-8")
         except UnicodeDecodeError:
             return True
+    # `find` takes half the time of `in` on short texts.
     folded = joined.translate(_FOLD_DIGITS, b"+")
-    return _LONG_EXPONENT in folded or _MANY_DIGITS in folded
+    return folded.find(_LONG_EXPONENT) >= 0 or (len(folded) >= len(_MANY_DIGITS) and _MANY_DIGITS in folded)
 
 
 def _check_readable(index: int, field: str, body: bytes) -> None:

@@ -17,6 +17,7 @@ class EventQuery(msgspec.Struct, frozen=True, kw_only=True):
         tags: an event must bear all of them.
         since, until: inclusive bounds of `timestamp`, in microseconds since the epoch.
         after_position, before_position: exclusive bounds of `position`.
+        from_version, to_version: inclusive bounds of `version`; for reads of one entity.
         descending: newest position first.
         limit: at most so many events; None for all.
     """
@@ -28,8 +29,15 @@ class EventQuery(msgspec.Struct, frozen=True, kw_only=True):
     until: int | None = None
     after_position: int = 0
     before_position: int | None = None
+    from_version: int = 1
+    to_version: int | None = None
     descending: bool = False
     limit: int | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether entity, type, tags and bounds of position say all: nothing has to be looked at event by event."""
+        return self.since is None and self.until is None and self.from_version <= 1 and self.to_version is None
 
     def selects(self, event: Event) -> bool:
         """Whether an event matches, position bounds, direction and limit aside."""
@@ -38,5 +46,7 @@ class EventQuery(msgspec.Struct, frozen=True, kw_only=True):
             and (self.event_type is None or event.event_type == self.event_type)
             and (self.since is None or event.timestamp >= self.since)
             and (self.until is None or event.timestamp <= self.until)
+            and event.version >= self.from_version
+            and (self.to_version is None or event.version <= self.to_version)
             and all(tag in event.tags for tag in self.tags)
         )

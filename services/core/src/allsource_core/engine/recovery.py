@@ -1,4 +1,4 @@
-"""Reading the log at start: every acknowledged event comes back, an unfinished write at the end is cut.
+"""Reading the log at start: every acknowledged record comes back, an unfinished write at the end is cut.
 
 How damage is told from an unfinished write: each record says how far its file was durable when it was written. Bytes
 that are no whole record are an unfinished write if no whole record behind them vouches for them; nobody was told that
@@ -18,19 +18,21 @@ from typing import Final
 import msgspec
 
 from allsource_core.engine.errors import CorruptionError, ForeignDirectoryError
-from allsource_core.engine.events import Event
+from allsource_core.engine.event_columns import StoredEvents
+from allsource_core.engine.filenames import StorePaths
 from allsource_core.engine.filesystem import Filesystem
 from allsource_core.engine.log_format import (
     FILE_HEADER_BYTES,
     FRAME_HEADER_BYTES,
+    LogFileHeader,
+    Record,
+    decode_body,
     decode_file_header,
-    decode_record,
-    file_name,
-    list_log_files,
     read_frame,
 )
+from allsource_core.engine.log_writer import LiveLogFile
 
-__all__ = ["LogEnd", "RecoveryProgress", "recover_log"]
+__all__ = ["LogEnd", "RecoveryProgress", "positions_of", "read_log_file", "recover_log"]
 
 _log = logging.getLogger(__name__)
 
@@ -45,8 +47,8 @@ class RecoveryProgress(msgspec.Struct, frozen=True):
     """How far recovery is.
 
     Attributes:
-        phase: ``opening`` or ``reading_log``.
-        bytes_done, bytes_total: of the log.
+        phase: ``opening``, ``reading_log`` or ``rebuilding_keys``.
+        bytes_done, bytes_total: of what the phase reads.
         seconds_left: an estimate from the rate so far; None at the beginning.
     """
 
@@ -57,90 +59,107 @@ class RecoveryProgress(msgspec.Struct, frozen=True):
 
 
 class LogEnd(msgspec.Struct, frozen=True):
-    """Where the log ends: the number and size of its newest file, and the size of all of them."""
+    """What recovery found: the files, oldest first, and the position that the next record gets."""
 
-    file_number: int
-    file_bytes: int
-    log_bytes: int
+    files: list[LiveLogFile]
+    next_number: int
+    next_position: int
 
 
 ReportProgress = Callable[[RecoveryProgress], None]
 
 
+def positions_of(record: Record) -> tuple[int, int]:
+    """The first and the last position that a record takes."""
+    if isinstance(record, StoredEvents):
+        return record.first_position, record.first_position + len(record) - 1
+    return record.position, record.position
+
+
 def recover_log(
-    directory: Path,
+    paths: StorePaths,
     filesystem: Filesystem,
-    accept: Callable[[list[Event]], None],
+    *,
+    first_file: int,
+    sealed_through: int,
+    accept: Callable[[Record, int], None],
     report: ReportProgress,
+    writable: bool = True,
 ) -> LogEnd:
-    """Read every log file in order, hand each record's events to `accept`, and cut an unfinished write.
+    """Read every log file in order, hand the records above `sealed_through` to `accept`, and cut an unfinished write.
 
     When it returns, everything that it read is on disk: a process that was killed may have left whole records that
     were written and not synced, and they are about to be served.
 
     Args:
-        directory: of the log files.
-        filesystem: which does the cutting.
-        accept: called once a record, in the order of positions.
+        paths, filesystem: of the store.
+        first_file: number of the first file that is needed.
+        sealed_through: position up to which segments have everything.
+        accept: called with each record and the number of its file, in the order of positions.
         report: called after every file and now and then within one.
+        writable: False leaves every byte as it is.
 
     Raises:
-        CorruptionError: for damage to bytes that were acknowledged, or events that don't follow on each other.
+        CorruptionError: for damage to bytes that were acknowledged, or records that don't follow on each other.
         ForeignDirectoryError: for a format version that this release can't read.
     """
-    files = list_log_files(directory)
-    if not files:
-        raise CorruptionError(directory / file_name(1), 0, "the file is missing")
-    sizes = [path.stat().st_size for _, path in files]
-    progress = _ProgressMeter(sum(sizes), report)
-    next_position = 1
-    last_number, last_size, cut = 0, 0, 0
-    for index, (number, path) in enumerate(files):
-        is_last = index == len(files) - 1
-        if number != index + 1:
-            raise CorruptionError(path, 0, f"log file {index + 1} is missing before it")
+    found = [(number, path) for number, path in paths.numbered(paths.log, "log") if number >= first_file]
+    if not found:
+        raise CorruptionError(paths.log_file(first_file), 0, "the file is missing")
+    progress = _ProgressMeter(sum(path.stat().st_size for _, path in found), report)
+    live: list[LiveLogFile] = []
+    next_position: int | None = None
+    for index, (number, path) in enumerate(found):
+        is_last = index == len(found) - 1
+        size = path.stat().st_size
+        header = read_header(path, number)
+        # Power that failed may have taken unsynced records from the log which segments have.
+        is_sealed = next_position is not None and next_position < header.first_position <= sealed_through + 1
+        if next_position is not None and header.first_position != next_position and not is_sealed:
+            reason = f"it begins at position {header.first_position}, expected was {next_position}: a file is missing"
+            raise CorruptionError(path, 0, reason)
+        next_position = header.first_position
+        if not live and next_position > sealed_through + 1:
+            raise CorruptionError(path, 0, f"it begins at position {next_position}, needed is {sealed_through + 1}")
         end = FILE_HEADER_BYTES
-        for events, end in _read_file(path, number, next_position, is_last=is_last):
-            if events:
-                if events[0].position != next_position:
-                    raise CorruptionError(path, end, f"position {events[0].position} follows {next_position - 1}")
-                next_position = events[-1].position + 1
-                accept(events)
+        for record, end in read_log_file(path, header, is_last=is_last):
+            if record is not None:
+                first, last = positions_of(record)
+                if first != next_position:
+                    raise CorruptionError(path, end, f"position {first} follows {next_position - 1}")
+                next_position = last + 1
+                if last > sealed_through:
+                    accept(record, number)
             progress.at(end)
-        if end < sizes[index]:
-            filesystem.truncate(path, end)
-            cut = sizes[index] - end
-            _log.warning("an unfinished write of %d bytes was cut from %s at byte %d", cut, path.name, end)
-        elif is_last:
-            filesystem.sync(path)
-        last_number, last_size = number, end
-        progress.file_done(sizes[index])
-    return LogEnd(last_number, last_size, sum(sizes) - cut)
+        if is_last and writable:
+            _end_last_file(path, end, size, filesystem)
+        progress.file_done(size)
+        live.append(LiveLogFile(number, header.first_position, end))
+    assert next_position is not None
+    return LogEnd(live, found[-1][0] + 1, next_position)
 
 
-def _read_file(path: Path, number: int, position: int, *, is_last: bool) -> Iterator[tuple[list[Event], int]]:
-    """The records of one file as (events, offset behind the record), up to its end or an unfinished write."""
+def _end_last_file(path: Path, end: int, size: int, filesystem: Filesystem) -> None:
+    """Cut what is no record from the last file; whatever was read from it must be on disk before it is served."""
+    if end == size:
+        filesystem.sync(path)
+        return
     with path.open("rb") as file:
-        _check_header(path, file.read(FILE_HEADER_BYTES), number, position)
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
-            offset = FILE_HEADER_BYTES
-            while offset < len(data):
-                found = read_frame(data, offset)
-                if found is None:
-                    _check_unfinished(path, mapped, data, offset, is_last=is_last)
-                    return
-                body, end, _ = found
-                try:
-                    events = decode_record(body)
-                except (msgspec.MsgspecError, ValueError) as error:
-                    raise CorruptionError(path, offset, f"the record can't be decoded: {error}") from error
-                finally:
-                    body.release()
-                offset = end
-                yield events, end
+        file.seek(end)
+        unfinished = len(file.read().rstrip(b"\0"))
+    filesystem.truncate(path, end)
+    if unfinished:
+        _log.warning("an unfinished write of %d bytes was cut from %s at byte %d", unfinished, path.name, end)
 
 
-def _check_header(path: Path, data: bytes, number: int, position: int) -> None:
+def read_header(path: Path, number: int) -> LogFileHeader:
+    """The header of a log file.
+
+    Raises:
+        CorruptionError, ForeignDirectoryError: as `recover_log`.
+    """
+    with path.open("rb") as file:
+        data = file.read(FILE_HEADER_BYTES)
     try:
         header = decode_file_header(data)
     except ValueError as error:
@@ -149,16 +168,53 @@ def _check_header(path: Path, data: bytes, number: int, position: int) -> None:
         raise CorruptionError(path, 0, str(error)) from error
     if header.file_number != number:
         raise CorruptionError(path, 0, f"it says that it is log file {header.file_number}")
-    if header.first_position != position:
-        raise CorruptionError(path, 0, f"it begins at position {header.first_position}, expected was {position}")
+    return header
+
+
+def read_log_file(path: Path, header: LogFileHeader, *, is_last: bool) -> Iterator[tuple[Record | None, int]]:
+    """The records of a log file, None for a mark, as (record, offset behind it), up to its end or unfinished write.
+
+    Args:
+        path: of the file.
+        header: that `read_header` gave.
+        is_last: no newer file exists.
+
+    Raises:
+        CorruptionError: for damage to bytes that were acknowledged.
+    """
+    with (
+        path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+        memoryview(mapped) as data,
+    ):
+        offset = FILE_HEADER_BYTES
+        while offset < len(data):
+            found = read_frame(data, offset)
+            if found is None:
+                _check_unfinished(path, mapped, data, offset, is_last=is_last)
+                return
+            body, end, _ = found
+            try:
+                record = decode_body(body, header.format_version)
+            except (msgspec.MsgspecError, ValueError) as error:
+                raise CorruptionError(path, offset, f"the record can't be decoded: {error}") from error
+            finally:
+                body.release()
+            offset = end
+            yield record, end
 
 
 def _check_unfinished(path: Path, mapped: mmap.mmap, data: memoryview, offset: int, *, is_last: bool) -> None:
-    """Return if the bytes from `offset` on are the rest of a write that was never acknowledged.
+    """Return if the bytes from `offset` on are zeros, or the rest of a write that was never acknowledged.
 
     Args:
+        path: of the file, for errors.
         mapped, data: the whole file, twice: one can be searched, the other be cut without a copy.
+        offset: where no whole record is.
+        is_last: no newer file exists.
     """
+    if _NOT_ZERO.search(mapped, offset) is None:
+        return
     if not is_last:
         raise CorruptionError(path, offset, "no whole record is here, and a newer log file exists")
     for candidate in _possible_records(mapped, offset + 1):

@@ -3,63 +3,37 @@
 from __future__ import annotations
 
 import asyncio
-import threading
-import time
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 from uuid import UUID
 
-import msgspec
-
-from allsource_core.engine.appends import Expected, PreparedAppend, prepare
+from allsource_core.engine.append_path import Outcome
+from allsource_core.engine.appended import Appended
+from allsource_core.engine.appends import Expected, prepare
 from allsource_core.engine.clock import Clock, system_clock
-from allsource_core.engine.committer import Committer
-from allsource_core.engine.directory import StoreDirectory
-from allsource_core.engine.errors import OverloadedError, StoreClosedError, StoreReadOnlyError
-from allsource_core.engine.events import Appended, Event
+from allsource_core.engine.conditions import AppendCondition
+from allsource_core.engine.decisions import Repetition
+from allsource_core.engine.errors import StoreClosedError
+from allsource_core.engine.events import Event
 from allsource_core.engine.filesystem import Filesystem, LocalFilesystem
-from allsource_core.engine.log_writer import LogWriter
+from allsource_core.engine.opening import OpenStore, open_in_memory, open_store
+from allsource_core.engine.options import StoreOptions
 from allsource_core.engine.queries import EventQuery
-from allsource_core.engine.recovery import LogEnd, RecoveryProgress, recover_log
-from allsource_core.engine.sequencer import Refusal, Sequencer
-from allsource_core.engine.table import EventTable
-from allsource_core.engine.visibility import Visibility
+from allsource_core.engine.recovery import RecoveryProgress
+from allsource_core.engine.removal_requests import RemovalRequests
+from allsource_core.engine.state_reader import StateReader, state_as_of
+from allsource_core.engine.states import EntityState
+from allsource_core.engine.stats import StoreStats, store_stats
+from allsource_core.engine.subscriptions import CaughtUp, subscribe, subscribe_async
 from allsource_shared.wire.events import NewEvent
 
-__all__ = ["EventStore", "StoreOptions", "StoreStats"]
+__all__ = ["EventStore"]
 
-
-class StoreOptions(msgspec.Struct, frozen=True):
-    """How a store behaves.
-
-    Attributes:
-        log_file_bytes_max: a log file that has reached this size is followed by a new one.
-        pending_bytes_max: appends are refused while more bytes than this wait for the disk.
-    """
-
-    log_file_bytes_max: int = 64 * 1024 * 1024
-    pending_bytes_max: int = 128 * 1024 * 1024
-
-
-class StoreStats(msgspec.Struct, frozen=True):
-    """Figures of a store.
-
-    Attributes:
-        events, entities: stored, those of reserved tenants left out.
-        last_position: of the last durable event, reserved tenants included.
-        log_files, log_bytes: of the log.
-        read_only_reason: why no appends are taken, or None.
-    """
-
-    events: int
-    entities: int
-    last_position: int
-    log_files: int
-    log_bytes: int
-    recovery_seconds: float
-    read_only_reason: str | None
+_EVERYTHING = EventQuery()
 
 
 class EventStore:
@@ -70,37 +44,24 @@ class EventStore:
 
     Guarantees: an append is stored whole or not at all; when it returns, its events are on disk; events become visible
     in the order of their positions, so a reader that has seen position *n* never later sees a new event at or below
-    *n*; versions of an entity have no gap.
+    *n*; versions of an entity have no gap and are never assigned twice, whatever is removed.
+
+    Attributes:
+        removals: what removes events: entities, single events' bodies, tenants; and retention.
     """
 
-    def __init__(
-        self, directory: StoreDirectory, table: EventTable, log_end: LogEnd, options: StoreOptions, clock: Clock
-    ) -> None:
-        """Use `open`."""
-        self._directory = directory
-        self._table = table
-        self._log_end = log_end
-        self._options = options
+    def __init__(self, parts: OpenStore, clock: Clock) -> None:
+        """Use `open` or `in_memory`."""
+        self._parts = parts
+        self._path = parts.path
+        self._catalog = parts.catalog
+        self._visibility = parts.visibility
+        self._numbers = parts.sequencer.numbers
         self._clock = clock
-        self._lock = threading.Lock()
         self._closed = False
-        self._read_only_reason: str | None = None
-        self._visibility = Visibility(table.last_position)
-        self._recovery_seconds = 0.0
-        self._sequencer = Sequencer(table)
-        self._writer = LogWriter(
-            directory.log_directory,
-            directory.filesystem,
-            file_bytes_max=options.log_file_bytes_max,
-            file_number=log_end.file_number,
-            file_bytes=log_end.file_bytes,
-        )
-        self._committer = Committer(
-            self._writer,
-            durable_position=table.last_position,
-            on_durable=self._visibility.advance,
-            on_failure=self._stop_appends,
-        )
+        self._states = StateReader()
+        self._readers = ThreadPoolExecutor(4, thread_name_prefix="allsource-reader")
+        self.removals = RemovalRequests(parts, on_removed=self._states.clear)
 
     @classmethod
     def open(
@@ -118,7 +79,7 @@ class EventStore:
             path: the data directory. One process at a time.
             options: see `StoreOptions`.
             clock: microseconds since the epoch.
-            filesystem: below the store.
+            filesystem: below the store; sealing and compaction use it only with ``maintenance = "thread"``.
             progress: called from this thread after every log file, and about ten times a second while one is read.
                 What it raises ends the opening, and nothing is left open; the next one begins anew.
 
@@ -128,18 +89,13 @@ class EventStore:
             CorruptionError: acknowledged bytes are damaged. They are left as they are.
             OSError: the directory can't be used.
         """
-        started = time.monotonic()
-        directory = StoreDirectory.open(path, filesystem or LocalFilesystem())
-        try:
-            table = EventTable()
-            log_end = recover_log(directory.log_directory, directory.filesystem, table.add_recovered, progress)
-            table.recovered()
-            store = cls(directory, table, log_end, options or StoreOptions(), clock)
-        except BaseException:
-            directory.close()
-            raise
-        store._recovery_seconds = time.monotonic() - started
-        return store
+        parts = open_store(path, filesystem or LocalFilesystem(), options or StoreOptions(), clock, progress)
+        return cls(parts, clock)
+
+    @classmethod
+    def in_memory(cls, *, options: StoreOptions | None = None, clock: Clock = system_clock) -> Self:
+        """A store that is gone when it is closed, for tests of programs that embed it. Nothing touches a file."""
+        return cls(open_in_memory(options or StoreOptions(), clock), clock)
 
     def __enter__(self) -> Self:
         return self
@@ -151,15 +107,12 @@ class EventStore:
 
     def close(self) -> None:
         """Make durable what is under way, then close. Every call but this one then raises StoreClosedError."""
-        with self._lock:
-            if self._closed:
-                return
-            self._closed = True
+        if self._closed:
+            return
+        self._closed = True
         self._visibility.end_waits()
-        try:
-            self._committer.close()
-        finally:
-            self._directory.close()
+        self._readers.shutdown()
+        self._parts.close()
 
     # --- appending ---
 
@@ -169,30 +122,32 @@ class EventStore:
         events: Sequence[NewEvent],
         *,
         expected_versions: Mapping[str, Expected] | None = None,
+        condition: AppendCondition | None = None,
         dry_run: bool = False,
     ) -> Appended:
         """Append events, all or nothing, and return when they are durable.
 
         Ids that authors gave are checked first: if all of them are known with the same content, this is a repetition,
         answered with the events of the first time. Then the expected versions: of `expected_versions` before the
-        append, of an event's own ``expected_version`` just before that event.
+        append, of an event's own ``expected_version`` just before that event. Then the condition.
 
         Args:
             tenant_id: whose events these are.
-            events: 1 to 10,000. That a payload is JSON at all is the caller's word: a decoder that cut it out of a
-                larger text has seen to it already.
-            expected_versions: entity id to its last version, 0 or ``none``, ``exists``, ``any``.
+            events: 1 to 10,000. A payload is `Raw`, which a decoder that cut it out of a larger text has checked to be
+                JSON, or bytes, which are checked here.
+            expected_versions: entity id to its last version (0 for none), ``none`` (nothing can be read), ``exists``,
+                ``any``.
+            condition: over queries: refuse if any event matches.
             dry_run: check everything, store nothing.
 
         Raises:
-            InvalidEventError, VersionConflictError, EventIdConflictError, OverloadedError, StoreReadOnlyError,
-            StoreClosedError: nothing was stored.
+            InvalidEventError, VersionConflictError, ConditionFailedError, ConditionTooBroadError,
+            EventIdConflictError, OverloadedError, StoreReadOnlyError, StoreClosedError: nothing was stored.
             AppendUncertainError: the disk failed; unknown whether the events are stored.
+            CorruptionError: what had to be looked up is damaged; nothing was stored.
         """
-        prepared = prepare(tenant_id, events, expected_versions or {}, self._clock())
-        outcome, durable_at = self._sequence(tenant_id, prepared, dry_run=dry_run)
-        self._committer.wait(durable_at)
-        return _result(outcome)
+        prepared = prepare(tenant_id, events, expected_versions, condition, self._clock)
+        return self._appended(self._path.append(prepared, dry_run=dry_run), tenant_id, dry_run)
 
     async def append_async(
         self,
@@ -200,71 +155,88 @@ class EventStore:
         events: Sequence[NewEvent],
         *,
         expected_versions: Mapping[str, Expected] | None = None,
+        condition: AppendCondition | None = None,
         dry_run: bool = False,
     ) -> Appended:
         """`append` for a caller on an event loop. If the caller is cancelled, the events may be stored all the same."""
-        prepared = prepare(tenant_id, events, expected_versions or {}, self._clock())
-        outcome, durable_at = self._sequence(tenant_id, prepared, dry_run=dry_run)
-        await self._committer.wait_async(durable_at)
-        return _result(outcome)
+        prepared = prepare(tenant_id, events, expected_versions, condition, self._clock)
+        return self._appended(await self._path.append_async(prepared, dry_run=dry_run), tenant_id, dry_run)
 
-    def _sequence(self, tenant_id: str, prepared: PreparedAppend, *, dry_run: bool) -> tuple[Appended | Refusal, int]:
-        """Decide on an append; returns the decision and the position that must be durable before it is told."""
-        with self._lock:
-            if self._closed:
-                raise StoreClosedError("the store was closed")
-            if self._read_only_reason is not None:
-                raise StoreReadOnlyError(self._read_only_reason)
-            if self._committer.pending_bytes > self._options.pending_bytes_max:
-                raise OverloadedError("too many bytes wait for the disk")
-            outcome = self._sequencer.decide(tenant_id, prepared, self._clock(), dry_run=dry_run)
-            if outcome.record is not None:
-                first_position = outcome.durable_at - len(prepared.events) + 1
-                self._committer.enqueue(first_position, outcome.durable_at, outcome.record)
-            return outcome.result, outcome.durable_at
-
-    def _stop_appends(self, error: BaseException) -> None:
-        cause = str(error) or type(error).__name__
-        self._read_only_reason = f"the log could not be written ({cause}); restart the service"
+    def _appended(self, outcome: Outcome, tenant_id: str, dry_run: bool) -> Appended:
+        durable = self._path.syncs_everything or self._path.is_synced(tenant_id)
+        if type(outcome) is Repetition:
+            return Appended(None, outcome.events, False, durable)
+        return Appended(outcome, None, dry_run, durable and not dry_run)  # type: ignore[arg-type]
 
     # --- reading ---
 
     @property
     def last_position(self) -> int:
-        """The position of the last durable event of any tenant, 0 for none."""
+        """The position of the last durable record of any tenant, 0 for none."""
         return self._visibility.position
 
-    def read(self, tenant_id: str, query: EventQuery | None = None) -> Generator[Event, None, None]:
+    def read(self, tenant_id: str, query: EventQuery | None = None) -> Iterator[Event]:
         """The durable events that a query selects, as they are when this is called, in the order of positions.
 
         Events that are appended while the caller iterates are not among them. Nothing is collected: memory does not
-        grow with the number of events. An iterator that is left before its end should be closed
-        (`contextlib.closing`): it may hold what it reads from.
+        grow with the number of events. An iterator holds what it reads from until it is let go of.
 
         Raises:
             StoreClosedError: the store was closed.
             CorruptionError, OSError: while iterating, if stored bytes are damaged or can't be read.
         """
-        self._check_open()
-        return self._read(tenant_id, query or EventQuery(), self.last_position)
+        return chain.from_iterable(self.read_chunks(tenant_id, query))
 
-    def _read(self, tenant_id: str, query: EventQuery, up_to: int) -> Generator[Event, None, None]:
-        for chunk in self._table.scan(tenant_id, query, up_to):
-            yield from chunk
+    def read_chunks(
+        self, tenant_id: str, query: EventQuery | None = None, *, up_to: int | None = None
+    ) -> Iterator[list[Event]]:
+        """`read`, as lists of events, none empty: for those who go through many.
 
-    def read_async(self, tenant_id: str, query: EventQuery | None = None) -> AsyncGenerator[list[Event], None]:
-        """`read` for a caller on an event loop: lists of events, none empty; others run in between.
-
-        To be closed like that one (`contextlib.aclosing`).
+        Args:
+            tenant_id: whose events.
+            query: what to select; everything by default.
+            up_to: the last position to look at, at most `last_position`.
         """
         self._check_open()
-        return self._read_async(tenant_id, query or EventQuery(), self.last_position)
+        query = query or _EVERYTHING
+        bound = self.last_position if up_to is None else min(up_to, self.last_position)
+        chunks = self._catalog.view.read(self._numbers.key(tenant_id), query, bound)
+        return _limited(chunks, query.limit)
+
+    def read_async(
+        self, tenant_id: str, query: EventQuery | None = None, *, up_to: int | None = None
+    ) -> AsyncGenerator[list[Event], None]:
+        """`read_chunks` for a caller on an event loop: files are read in other threads, and others run in between.
+
+        To be closed (`contextlib.aclosing`) if it is left before its end.
+        """
+        self._check_open()
+        query = query or _EVERYTHING
+        bound = self.last_position if up_to is None else min(up_to, self.last_position)
+        return self._read_async(tenant_id, query, bound)
 
     async def _read_async(self, tenant_id: str, query: EventQuery, up_to: int) -> AsyncGenerator[list[Event], None]:
-        for chunk in self._table.scan(tenant_id, query, up_to):
-            if chunk:
-                yield chunk
-            await asyncio.sleep(0)
+        view, tenant = self._catalog.view, self._numbers.key(tenant_id)
+        cold, warm = view.cold(tenant, query, up_to), view.warm(tenant, query, up_to)
+        parts = [(warm, False), (cold, True)] if query.descending else [(cold, True), (warm, False)]
+        loop = asyncio.get_running_loop()
+        left = query.limit
+        for chunks, reads_files in parts:
+            if reads_files and not view.segments:
+                continue
+            while left != 0:
+                if reads_files:
+                    chunk = await loop.run_in_executor(self._readers, next, chunks, None)
+                else:
+                    chunk = next(chunks, None)
+                    await asyncio.sleep(0)
+                if chunk is None:
+                    break
+                if left is not None:
+                    chunk = chunk[:left]
+                    left -= len(chunk)
+                if chunk:
+                    yield chunk
 
     def get(self, tenant_id: str, event_id: UUID) -> Event | None:
         """The tenant's durable event of this id, whether its author gave the id or the engine.
@@ -272,15 +244,95 @@ class EventStore:
         Raises: as `read`.
         """
         self._check_open()
-        event = self._table.find(tenant_id, event_id)
-        return event if event is not None and event.position <= self.last_position else None
+        return self._catalog.view.get(self._numbers.key(tenant_id), event_id, self.last_position)
 
     async def get_async(self, tenant_id: str, event_id: UUID) -> Event | None:
         """`get` for a caller on an event loop."""
-        return self.get(tenant_id, event_id)
+        self._check_open()
+        view, tenant = self._catalog.view, self._numbers.key(tenant_id)
+        if not view.segments or view.in_memory(tenant, event_id) is not None:
+            return self.get(tenant_id, event_id)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._readers, self.get, tenant_id, event_id)
+
+    def version(self, tenant_id: str, entity_id: str) -> int:
+        """The last version of an entity that was ever assigned; 0 for one that never had an event.
+
+        Appends that are not durable yet count. Raises: as `read`.
+        """
+        self._check_open()
+        head = self._catalog.view.head(self._numbers.key(tenant_id), entity_id)
+        return 0 if head is None else head.version
+
+    def state(
+        self,
+        tenant_id: str,
+        entity_id: str,
+        *,
+        as_of: int | None = None,
+        as_of_position: int | None = None,
+        as_of_version: int | None = None,
+    ) -> EntityState:
+        """What an entity's events amount to: their payload objects merged in the order of versions.
+
+        Args:
+            tenant_id, entity_id: whose state.
+            as_of: only events whose `timestamp` is not after this count, and those that retention removed;
+                microseconds since the epoch.
+            as_of_position, as_of_version: only events up to these count; exact.
+
+        Returns:
+            The state; ``version`` 0 where no event counts. 0.4 µs an event the first time, then only what is new.
+
+        Raises: as `read`.
+        """
+        self._check_open()
+        # The position first: a view has everything up to what was visible before it was taken.
+        up_to = self.last_position
+        tenant, view = self._numbers.key(tenant_id), self._catalog.view
+        if as_of is None and as_of_position is None and as_of_version is None:
+            return self._states.present(view, tenant, entity_id, up_to)
+        return state_as_of(
+            view,
+            tenant,
+            entity_id,
+            up_to,
+            timestamp=as_of,
+            position=as_of_position,
+            version=as_of_version,
+        )
+
+    def subscribe(
+        self, tenant_id: str, query: EventQuery | None = None, *, poll_seconds: float = 0.005
+    ) -> Generator[Event | CaughtUp, None, None]:
+        """The events that a query selects behind its `after_position`, and then those that come, for ever.
+
+        Each exactly once, in the order of positions, with no gap between what was stored and what is new. `CaughtUp`
+        comes when everything that there was has been given out, on an empty store at once, and again after each run of
+        new events. To go on elsewhere, subscribe again behind the last position seen. Ends when the store is closed.
+
+        Args:
+            tenant_id: whose events.
+            query: what to select; `limit`, `descending` and `before_position` have no place here.
+            poll_seconds: how often this thread looks for new events once it has caught up.
+
+        Raises:
+            ValueError: the query has what has no place here.
+            StoreClosedError, CorruptionError, OSError: as `read`.
+        """
+        return subscribe(self, tenant_id, query or _EVERYTHING, poll_seconds=poll_seconds)
+
+    def subscribe_async(
+        self, tenant_id: str, query: EventQuery | None = None
+    ) -> AsyncGenerator[list[Event] | CaughtUp, None]:
+        """`subscribe` for a caller on an event loop: lists of events, none empty. It waits without polling.
+
+        To be closed (`contextlib.aclosing`) when it is left. Too many that wait at once raise OverloadedError.
+        """
+        return subscribe_async(self, tenant_id, query or _EVERYTHING)
 
     async def wait_for_position_async(self, position: int, timeout_seconds: float) -> bool:
-        """Wait until the event at `position` is durable, and so visible; False if it is not within the time.
+        """Wait until the record at `position` is durable, and so visible; False if it is not within the time.
 
         Raises:
             OverloadedError: too many wait already.
@@ -292,25 +344,49 @@ class EventStore:
         """Refuse everybody who waits for a position, from now on: the first step of a shutdown that is not slow."""
         self._visibility.end_waits()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     def _check_open(self) -> None:
         if self._closed:
             raise StoreClosedError("the store was closed")
 
+    # --- looking after it ---
+
     def stats(self) -> StoreStats:
         """Figures as they are now. Cheap: counts what is counted already."""
-        events, entities = self._table.counts()
-        return StoreStats(
-            events=events,
-            entities=entities,
-            last_position=self.last_position,
-            log_files=self._writer.file_number,
-            log_bytes=self._log_end.log_bytes + self._writer.bytes_written,
-            recovery_seconds=self._recovery_seconds,
-            read_only_reason=self._read_only_reason,
-        )
+        return store_stats(self._parts)
+
+    @property
+    def maintenance_pid(self) -> int | None:
+        """The process in which maintenance runs, if there is one at present: its memory is this store's too."""
+        return self._parts.maintenance_pid
+
+    def seal(self) -> None:
+        """Make segments of everything that is in memory, and return when it is done.
+
+        Raises:
+            CorruptionError, OSError, JobFailedError: it failed; nothing is lost, and it is tried again by itself.
+        """
+        self._check_open()
+        self._parts.seal()
+
+    def compact(self) -> None:
+        """Do now what maintenance would do some time: apply removals, merge small segments. Raises: as `seal`."""
+        self._check_open()
+        self._parts.compact()
 
 
-def _result(outcome: Appended | Refusal) -> Appended:
-    if isinstance(outcome, Refusal):
-        raise outcome.error
-    return outcome
+def _limited(chunks: Iterator[list[Event]], limit: int | None) -> Iterator[list[Event]]:
+    """The lists that are not empty, up to so many events."""
+    left = limit
+    for chunk in chunks:
+        if left is not None:
+            chunk = chunk[:left]
+            left -= len(chunk)
+        if chunk:
+            yield chunk
+        if left == 0:
+            return

@@ -1,0 +1,151 @@
+"""Retention policies over HTTP: what is kept of the entities whose ids begin with a prefix."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from typing import Final
+
+import msgspec
+from aiohttp import hdrs
+from aiohttp.web import Response, StreamResponse
+
+from allsource_core.api.bodies import Bodies, media_type
+from allsource_core.api.call import Call, json_response
+from allsource_core.api.requests import decode_body, parse_query, refuse_query
+from allsource_core.engine import ENTITY_ID_BYTES_MAX, EventStore, Policy, name_fault
+from allsource_shared.problems import ApiError, ProblemItem
+from allsource_shared.wire.removal import PrefixSelection, RetentionBounds, RetentionList, RetentionPolicy
+
+__all__ = ["RetentionRoutes"]
+
+_BODY_BYTES_MAX: Final = 64 * 1024
+_SECOND_US: Final = 1_000_000
+
+_bounds_decoder: Final = msgspec.json.Decoder(RetentionBounds)
+
+
+class RetentionRoutes:
+    """Handlers of ``retention/…``. A prefix stands in the path, or in the query string, where it may be empty."""
+
+    def __init__(self, store: EventStore, bodies: Bodies) -> None:
+        self._removals = store.removals
+        self._bodies = bodies
+        # Between comparing with `If-Match` and replacing nobody else may replace.
+        self._changing = asyncio.Lock()
+
+    async def list_policies(self, call: Call) -> StreamResponse:
+        """``GET retention``."""
+        refuse_query(call)
+        policies = [_view(policy) for policy in self._removals.policies(call.principal.tenant_id)]
+        return json_response(RetentionList(policies, len(policies)))
+
+    async def get_policy(self, call: Call) -> StreamResponse:
+        """``GET retention/{prefix}``."""
+        refuse_query(call)
+        prefix = call.match.parameters["prefix"]
+        policy = self._find(call, prefix)
+        if policy is None:
+            raise _no_policy(prefix)
+        return _with_tag(policy)
+
+    async def put_policy(self, call: Call) -> StreamResponse:
+        """``PUT retention/{prefix}``."""
+        refuse_query(call)
+        return await self._put(call, _checked(call.match.parameters["prefix"], "bad_path", "prefix"))
+
+    async def put_policy_by_query(self, call: Call) -> StreamResponse:
+        """``PUT retention?prefix=``."""
+        return await self._put(call, _checked(parse_query(call, PrefixSelection).prefix, "bad_query", "query.prefix"))
+
+    async def delete_policy(self, call: Call) -> StreamResponse:
+        """``DELETE retention/{prefix}``."""
+        refuse_query(call)
+        return await self._delete(call, call.match.parameters["prefix"])
+
+    async def delete_policy_by_query(self, call: Call) -> StreamResponse:
+        """``DELETE retention?prefix=``."""
+        return await self._delete(call, parse_query(call, PrefixSelection).prefix)
+
+    async def _put(self, call: Call, prefix: str) -> StreamResponse:
+        media_type(call)
+        body = await self._bodies.read(call.request, _BODY_BYTES_MAX)
+        try:
+            bounds = decode_body(_bounds_decoder, body)
+        except RecursionError:
+            raise ApiError("invalid_body", "the body nests too deeply") from None
+        age, count = bounds.max_age_seconds, bounds.max_count
+        if age is None and count is None:
+            detail = "give max_age_seconds, max_count or both; DELETE ends a policy"
+            raise ApiError("invalid_body", detail, errors=[ProblemItem("$", detail)])
+        async with self._changing:
+            _check_if_match(call, self._find(call, prefix))
+            await self._set(call, prefix, max_age_us=None if age is None else age * _SECOND_US, max_count=count)
+        return _with_tag(RetentionPolicy(prefix, age, count))
+
+    async def _delete(self, call: Call, prefix: str) -> StreamResponse:
+        async with self._changing:
+            policy = self._find(call, prefix)
+            if policy is None:
+                raise _no_policy(prefix)
+            _check_if_match(call, policy)
+            await self._set(call, prefix, max_age_us=None, max_count=None)
+        return Response(status=204)
+
+    async def _set(self, call: Call, prefix: str, *, max_age_us: int | None, max_count: int | None) -> None:
+        tenant_id = call.principal.tenant_id
+        await asyncio.to_thread(
+            self._removals.set_policy, tenant_id, prefix, max_age_us=max_age_us, max_count=max_count
+        )
+
+    def _find(self, call: Call, prefix: str) -> RetentionPolicy | None:
+        policies = self._removals.policies(call.principal.tenant_id)
+        return next((_view(policy) for policy in policies if policy.prefix == prefix), None)
+
+
+def _view(policy: Policy) -> RetentionPolicy:
+    age_us = policy.max_age_us
+    return RetentionPolicy(policy.prefix, None if age_us is None else age_us // _SECOND_US, policy.max_count)
+
+
+def _checked(prefix: str, code: str, place: str) -> str:
+    """A prefix that some entity id can have.
+
+    Raises:
+        ApiError: with the code and the place, for one that none can have.
+    """
+    # These are no ids, but ids begin with them.
+    fault = None if prefix in ("", ".", "..") else name_fault(prefix, ENTITY_ID_BYTES_MAX)
+    if fault is not None:
+        raise ApiError(code, f"prefix: {fault}", errors=[ProblemItem(place, fault)])
+    return prefix
+
+
+def _no_policy(prefix: str) -> ApiError:
+    return ApiError("not_found", f"there is no retention policy for the prefix {prefix!r}")
+
+
+def _tag(policy: RetentionPolicy) -> str:
+    return f'"{hashlib.blake2b(msgspec.json.encode(policy), digest_size=12).hexdigest()}"'
+
+
+def _with_tag(policy: RetentionPolicy) -> StreamResponse:
+    response = json_response(policy)
+    response.headers[hdrs.ETAG] = _tag(policy)
+    return response
+
+
+def _check_if_match(call: Call, policy: RetentionPolicy | None) -> None:
+    """Refuse to replace what the caller has not seen (RFC 9110, section 13.1.1).
+
+    Raises:
+        ApiError: ``precondition_failed``.
+    """
+    wanted = call.request.headers.get(hdrs.IF_MATCH)
+    if wanted is None:
+        return
+    actual = None if policy is None else _tag(policy)
+    tags = [tag.strip() for tag in wanted.split(",")]
+    if actual is None or ("*" not in tags and actual not in tags):
+        detail = "the policy is not the one that If-Match names" if policy is not None else "there is no policy yet"
+        raise ApiError("precondition_failed", detail, expected=wanted, actual=actual)

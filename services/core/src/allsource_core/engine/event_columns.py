@@ -1,0 +1,111 @@
+"""The events of one append as columns: how they stand in the log, and in memory until somebody asks for one.
+
+An append of a thousand events touches each of them a few times on its way to the disk. As columns that costs a third
+of what a thousand structs cost; `Event` objects are made when they are read, and kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import repeat
+
+import msgspec
+
+from allsource_core.engine.events import Event
+
+__all__ = ["EventColumns", "StoredEvents"]
+
+
+class EventColumns(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fields=True):
+    """What authors give of the events of one append; every list has one item an event.
+
+    Attributes:
+        event_types: one str where all events have the same.
+        metadatas, tags, timestamps, client_ids: None where no event has any.
+    """
+
+    event_types: str | list[str]
+    entity_ids: list[str]
+    payloads: list[bytes]
+    metadatas: list[bytes | None] | None = None
+    tags: list[tuple[str, ...]] | None = None
+    timestamps: list[int | None] | None = None
+    client_ids: list[bytes | None] | None = None
+
+    def __len__(self) -> int:
+        return len(self.entity_ids)
+
+    def event_type(self, index: int) -> str:
+        return self.event_types if isinstance(self.event_types, str) else self.event_types[index]
+
+
+class StoredEvents(msgspec.Struct, gc=False):
+    """The events of one append with what the engine assigned.
+
+    Attributes:
+        tenant: internal number of the tenant.
+        first_position: of the first event; the others follow without a gap.
+        recorded_at: of all of them, microseconds since the epoch.
+        versions: of each event's entity.
+    """
+
+    tenant: int
+    tenant_id: str
+    first_position: int
+    recorded_at: int
+    versions: list[int]
+    columns: EventColumns
+
+    def __len__(self) -> int:
+        return len(self.versions)
+
+    def event(self, index: int) -> Event:
+        """The event at an index. 0.6 µs: where many are wanted, `events` makes them at a fifth of that."""
+        columns = self.columns
+        timestamp = columns.timestamps[index] if columns.timestamps is not None else None
+        return Event(
+            columns.event_type(index),
+            columns.entity_ids[index],
+            self.tenant_id,
+            columns.payloads[index],
+            columns.metadatas[index] if columns.metadatas is not None else None,
+            columns.tags[index] if columns.tags is not None else (),
+            self.recorded_at if timestamp is None else timestamp,
+            self.recorded_at,
+            self.versions[index],
+            self.first_position + index,
+            columns.client_ids[index] if columns.client_ids is not None else None,
+        )
+
+    def events(self) -> list[Event]:
+        """All of them, in order."""
+        columns, recorded_at = self.columns, self.recorded_at
+        types: Iterable[str] = columns.event_types
+        if isinstance(columns.event_types, str):
+            types = repeat(columns.event_types)
+        timestamps: Iterable[int] = repeat(recorded_at)
+        if columns.timestamps is not None:
+            timestamps = [recorded_at if given is None else given for given in columns.timestamps]
+        return list(
+            map(
+                Event,
+                types,
+                columns.entity_ids,
+                repeat(self.tenant_id),
+                columns.payloads,
+                columns.metadatas if columns.metadatas is not None else repeat(None),
+                columns.tags if columns.tags is not None else repeat(()),
+                timestamps,
+                repeat(recorded_at),
+                self.versions,
+                range(self.first_position, self.first_position + len(self.versions)),
+                columns.client_ids if columns.client_ids is not None else repeat(None),
+            )
+        )
+
+    def body_bytes(self) -> int:
+        """Bytes of payloads and metadata."""
+        size = sum(map(len, self.columns.payloads))
+        if self.columns.metadatas is not None:
+            size += sum(len(metadata) for metadata in self.columns.metadatas if metadata is not None)
+        return size

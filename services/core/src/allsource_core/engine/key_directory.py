@@ -1,0 +1,125 @@
+"""What the sealed part of the store knows of entities and client event ids, without opening a segment."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+import msgspec
+import numpy as np
+
+from allsource_core.engine.hashes import HASH_BYTES, Hasher
+from allsource_core.engine.key_columns import Words, hash_halves, supersedes
+from allsource_core.engine.key_file import Found, KeyFile, Lookup
+
+__all__ = ["EntityHead", "KeyDirectory"]
+
+# Up to this many keys are looked up one by one: vectors cost 90 µs a file before the first key.
+_SINGLY_MAX: Final = 32
+_HALF_BYTES: Final = HASH_BYTES // 2
+
+
+class EntityHead(msgspec.Struct, frozen=True, gc=False):
+    """Where an entity stands.
+
+    Attributes:
+        version: the last one that was assigned.
+        position: of its last event, or of the record that removed it.
+        removed: whether nothing of it can be read.
+    """
+
+    version: int
+    position: int
+    removed: bool
+
+
+class KeyDirectory:
+    """An immutable view over the key files of one manifest, in any order. Safe to use from several threads.
+
+    Every look-up asks every file and takes the entry that supersedes the others, so files may be merged without
+    regard to age. It raises what `KeyFile` raises: above all CorruptionError, after which the files are to be made
+    anew from the segments.
+
+    Args:
+        files: of both kinds. None is opened before it is needed.
+        hasher: of the store.
+    """
+
+    def __init__(self, files: Sequence[KeyFile], hasher: Hasher) -> None:
+        self.files = tuple(files)
+        self._hasher = hasher
+        self._entity_files = tuple(file for file in files if file.entry.kind == "entities")
+        self._id_files = tuple(file for file in files if file.entry.kind == "ids")
+
+    def entities(self, keys: Sequence[tuple[int, str]]) -> list[EntityHead | None]:
+        """Where entities stand, in the order of `keys`: (number of the tenant, entity id). None: never heard of."""
+        files = self._entity_files
+        if not files:
+            return [None] * len(keys)
+        entity = self._hasher.entity
+        hashes = [entity(tenant, entity_id) for tenant, entity_id in keys]
+        if len(keys) <= _SINGLY_MAX:
+            found = [_find(files, key) for key in hashes]
+            return [None if one is None else EntityHead(*one) for one in found]
+        heads: list[EntityHead | None] = [None] * len(keys)
+        rows, newest = _lookup(files, hashes)
+        for row, version, position, removed in zip(
+            rows, newest.version.tolist(), newest.position.tolist(), newest.removed.tolist(), strict=True
+        ):
+            heads[row] = EntityHead(version, position, removed)
+        return heads
+
+    def client_ids(self, keys: Sequence[tuple[int, bytes]]) -> list[int | None]:
+        """Positions of events, in the order of `keys`: (number of the tenant, client event id). None: not known."""
+        files = self._id_files
+        if not files:
+            return [None] * len(keys)
+        client_id = self._hasher.client_id
+        hashes = [client_id(tenant, event_id) for tenant, event_id in keys]
+        if len(keys) <= _SINGLY_MAX:
+            found = [_find(files, key) for key in hashes]
+            return [None if one is None else one.position for one in found]
+        positions: list[int | None] = [None] * len(keys)
+        rows, newest = _lookup(files, hashes)
+        for row, position in zip(rows, newest.position.tolist(), strict=True):
+            positions[row] = position
+        return positions
+
+
+def _find(files: Sequence[KeyFile], key: bytes) -> Found | None:
+    hi, lo = int.from_bytes(key[:_HALF_BYTES], "little"), int.from_bytes(key[_HALF_BYTES:], "little")
+    newest: Found | None = None
+    for file in files:
+        found = file.find(hi, lo)
+        # Version, then position: the order of the tuples is that of `supersedes`.
+        if found is not None and (newest is None or found > newest):
+            newest = found
+    return newest
+
+
+def _lookup(files: Sequence[KeyFile], hashes: Sequence[bytes]) -> tuple[list[int], Lookup]:
+    """The indexes of the keys that are known, and their newest entries, in the same order."""
+    hi, lo = hash_halves(hashes)
+    # Neighbours among the keys are neighbours in every file then.
+    order = hi.argsort()
+    hi, lo = hi.take(order), lo.take(order)
+    newest = files[0].lookup(hi, lo)
+    for file in files[1:]:
+        newest = _newer(newest, file.lookup(hi, lo))
+    known = np.flatnonzero(newest.found)
+    rows: list[int] = order.take(known).tolist()
+    return rows, Lookup(
+        newest.found.take(known), newest.position.take(known), newest.version.take(known), newest.removed.take(known)
+    )
+
+
+def _newer(one: Lookup, other: Lookup) -> Lookup:
+    better = np.flatnonzero(other.found)
+    if better.size:
+        version: Words = other.version.take(better)
+        position: Words = other.position.take(better)
+        # Where `one` has nothing its version and position are 0, and every position is above.
+        better = better[supersedes(version, position, one.version.take(better), one.position.take(better))]
+        for column, of_other in zip(one, other, strict=True):
+            column[better] = of_other[better]
+    return one

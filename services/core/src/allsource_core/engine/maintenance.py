@@ -1,0 +1,393 @@
+"""What goes on beside serving: sealing, compaction, merging of key files, applying removals, watching the disk.
+
+One thread orders the work and puts the results in place; the work itself is done by a `JobRunner`. Everything here can
+be broken off at any moment: what is not in a manifest does not count.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import Final
+
+from allsource_core.engine.append_path import AppendPath
+from allsource_core.engine.catalog import Catalog
+from allsource_core.engine.clock import Clock
+from allsource_core.engine.compaction import CompactionPlan, plan_compaction
+from allsource_core.engine.disk_watch import DiskWatch
+from allsource_core.engine.errors import CorruptionError
+from allsource_core.engine.filesystem import Filesystem
+from allsource_core.engine.job_runners import JobFailedError, JobRunner
+from allsource_core.engine.key_merging import files_to_merge
+from allsource_core.engine.log_format import EntityShortened
+from allsource_core.engine.log_writer import LogWriter
+from allsource_core.engine.maintenance_jobs import CompactJob, MergeKeysJob, RekeyJob, RetentionJob, SealJob
+from allsource_core.engine.manifest import KeyFileEntry
+from allsource_core.engine.memtable import Memtable
+from allsource_core.engine.options import StoreOptions
+from allsource_core.engine.retention import RetentionRule, Shortening
+from allsource_core.engine.sequencer import Sequencer
+from allsource_core.engine.stats import MaintenanceFigures
+
+__all__ = ["Maintenance"]
+
+_log = logging.getLogger(__name__)
+
+_ROUND_SECONDS: Final = 1.0
+_RETRY_SECONDS: Final = 5.0
+_DISPOSAL_SECONDS: Final = 60.0
+"""A reader that takes longer has the memtable for itself, and its end frees it all at once."""
+
+
+class Maintenance:
+    """Does one piece of work after the other, in a thread of its own once `start` was called.
+
+    Args:
+        path: whose memory is sealed.
+        catalog: of files.
+        sequencer: that is told when a removal needs not be remembered any more.
+        writer: of the log.
+        filesystem, runner, options, clock: of the store.
+    """
+
+    def __init__(
+        self,
+        path: AppendPath,
+        catalog: Catalog,
+        sequencer: Sequencer,
+        writer: LogWriter,
+        *,
+        filesystem: Filesystem,
+        runner: JobRunner,
+        options: StoreOptions,
+        clock: Clock,
+    ) -> None:
+        self._path = path
+        self._catalog = catalog
+        self._sequencer = sequencer
+        self._writer = writer
+        self._runner = runner
+        self._options = options
+        self._clock = clock
+        self._wake = threading.Event()
+        self._stop = False
+        # One round at a time, whoever asks for it.
+        self._working = threading.RLock()
+        self.figures = MaintenanceFigures()
+        self._disk = DiskWatch(catalog.paths.root, filesystem, path.writability, options.reserve_bytes)
+        self._thread: threading.Thread | None = None
+        self._retry_at = 0.0
+        self._retention_at = 0.0
+        self._on_removed: Callable[[], None] = lambda: None
+        self._retired: list[tuple[Memtable, float]] = []
+
+    def on_removed(self, call: Callable[[], None]) -> None:
+        """Have this called when retention has removed something."""
+        self._on_removed = call
+
+    @property
+    def pid(self) -> int | None:
+        """Of the process that does the jobs, if there is one at present."""
+        return self._runner.pid
+
+    def start(self) -> None:
+        """Work in the background from now on."""
+        self._path.on_sealable = self.wake
+        self._thread = threading.Thread(target=self._run, name="allsource-maintenance", daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """There may be something to do."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Break off what is under way and end the thread."""
+        self._stop = True
+        self._wake.set()
+        self._runner.close()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop:
+            self._wake.wait(_ROUND_SECONDS)
+            self._wake.clear()
+            self._round()
+
+    def _round(self) -> None:
+        try:
+            self._disk.look()
+            if self._stop or time.monotonic() < self._retry_at:
+                return
+            if not self._path.writability.forbids("disk_space_low"):
+                self._writer.prepare_next()
+            self.work()
+        except CorruptionError as error:
+            self._failed(error)
+            self._path.writability.forbid("storage_damaged", f"stored data is damaged: {error}")
+        except (OSError, JobFailedError) as error:
+            if not self._stop:
+                self._failed(error)
+        except Exception as error:
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        self.figures.failures += 1
+        self.figures.last_failure = str(error)
+        self._retry_at = time.monotonic() + _RETRY_SECONDS
+        _log.error("maintenance failed; it is tried again", exc_info=error)
+
+    # --- one piece after the other ---
+
+    def work(self) -> None:
+        """Do everything that there is to do now.
+
+        Raises:
+            CorruptionError, OSError, JobFailedError: a job failed; nothing has changed by it.
+        """
+        with self._working:
+            self._catalog.remove_abandoned(self._path.lock)
+            while self._do_next():
+                self._disk.look()
+            if not self._stop:
+                self._drop_log_files()
+                self._finish_removals()
+                self._dispose_retired()
+
+    def _do_next(self) -> bool:
+        """Do the most urgent piece of work that there is; False if there is none."""
+        for step in (self._rebuild_keys, self._seal, self._retain, self._merge_keys, self._compact):
+            if self._stop:
+                return False
+            if step():
+                return True
+        return False
+
+    def _seal(self) -> bool:
+        """Make a segment of the oldest complete memtable; False if there is none that is durable."""
+        memory = self._sequencer.memory
+        if not memory.frozen:
+            return False
+        table = memory.frozen[0]
+        first, last = table.first_position, table.next_position - 1
+        if self._path.durable_position < last:
+            return False
+        through = self._path.durable_position
+        removed = self._catalog.removed
+        numbers = self._sequencer.numbers
+        files = self._writer.files
+        behind = [file.first_position for file in files[1:]] + [last + 1]
+        result = self._runner.run(
+            SealJob(
+                root=str(self._catalog.paths.root),
+                run=self._catalog.paths.run,
+                hash_key=self._catalog.manifest.hash_key,
+                floors=[(*key, version) for key, version in removed.floors.copy().items()],
+                erased=list(removed.erased.copy()),
+                removed_tenants=self._removed_tenants(),
+                removals_through=through,
+                log_files=[
+                    file.number
+                    for file, next_first in zip(files, behind, strict=True)
+                    if file.first_position <= last and next_first > first
+                ],
+                first_position=first,
+                last_position=last,
+                tenants=numbers.items(),
+                files=self._catalog.take_numbers(3),  # type: ignore[arg-type]
+            )
+        )
+        with self._path.lock:
+            tenants, next_tenant = numbers.items(), numbers.next_number
+        self._catalog.install(
+            lock=self._path.lock,
+            add_segment=result.segment,
+            add_keys=result.key_files,
+            on_installed=lambda: memory.drop_sealed(last),
+            sealed_through=last,
+            recorded_at=table.recorded_at,
+            first_log_file=self._first_log_file(last),
+            tenants=tenants,
+            next_tenant=next_tenant,
+        )
+        self.figures.segments_sealed += 1
+        self.figures.rows_removed += result.rows_removed
+        self._path.turnstile.let_in()
+        self._drop_log_files()
+        self._retired.append((table, time.monotonic() + _DISPOSAL_SECONDS))
+        del table
+        self._dispose_retired()
+        return True
+
+    def _first_log_file(self, sealed_through: int) -> int:
+        """The first file that holds, or will hold, a record behind a position."""
+        files = self._writer.files
+        needed = [file.number for file, behind in pairwise(files) if behind.first_position > sealed_through + 1]
+        return min(needed, default=files[-1].number)
+
+    def _dispose_retired(self) -> None:
+        """Give the memory of sealed memtables back, gently, once nobody reads from them."""
+        kept = []
+        for table, deadline in self._retired:
+            if not self._catalog.is_read(table):
+                table.dispose()
+            elif time.monotonic() < deadline:
+                kept.append((table, deadline))
+        self._retired = kept
+
+    def _rebuild_keys(self) -> bool:
+        """Make damaged key files anew from the segments; False if none is known to be damaged."""
+        if not self._catalog.keys_damaged:
+            return False
+        _log.warning("the key directory is damaged; it is made anew")
+        manifest = self._catalog.manifest
+        made: list[KeyFileEntry] = []
+        for segment in manifest.segments:
+            files = self._catalog.take_numbers(2)
+            job = RekeyJob(
+                root=str(self._catalog.paths.root),
+                run=self._catalog.paths.run,
+                hash_key=manifest.hash_key,
+                segment=segment,
+                files=(files[0], files[1]),
+            )
+            made += self._runner.run(job).key_files
+        self._catalog.install(lock=self._path.lock, add_keys=made, drop_keys=manifest.key_files)
+        self._catalog.keys_damaged = False
+        return True
+
+    def _merge_keys(self) -> bool:
+        for kind in ("entities", "ids"):
+            merged = files_to_merge([entry for entry in self._catalog.manifest.key_files if entry.kind == kind])
+            if merged:
+                (file,) = self._catalog.take_numbers(1)
+                result = self._runner.run(
+                    MergeKeysJob(
+                        root=str(self._catalog.paths.root),
+                        run=self._catalog.paths.run,
+                        hash_key=self._catalog.manifest.hash_key,
+                        key_files=merged,
+                        file=file,
+                    )
+                )
+                self._catalog.install(lock=self._path.lock, add_keys=result.key_files, drop_keys=merged)
+                self.figures.key_merges += 1
+                return True
+        return False
+
+    def _compact(self) -> bool:
+        """Rewrite segments that removals touch, or merge small neighbours; False if there are none."""
+        # Taken before the removals themselves: whatever comes in between is applied, and applied again later.
+        through = min(self._path.durable_position, self._catalog.manifest.sealed_through)
+        plan = plan_compaction(
+            self._catalog.segments, self._catalog.pending_removals(), through, self._catalog.hasher, self._options
+        )
+        if plan.untouched:
+            self._catalog.install(lock=self._path.lock, applied=(plan.untouched, through))
+        if not plan.segments:
+            return bool(plan.untouched)
+        self._run_compaction(plan, through)
+        return True
+
+    def _run_compaction(self, plan: CompactionPlan, through: int) -> None:
+        removed = self._catalog.removed
+        (file,) = self._catalog.take_numbers(1)
+        result = self._runner.run(
+            CompactJob(
+                root=str(self._catalog.paths.root),
+                run=self._catalog.paths.run,
+                hash_key=self._catalog.manifest.hash_key,
+                floors=[(*key, version) for key, version in removed.floors.copy().items()],
+                erased=list(removed.erased.copy()),
+                removed_tenants=self._removed_tenants(),
+                removals_through=through,
+                segments=plan.segments,
+                file=file,
+            )
+        )
+        self._catalog.install(lock=self._path.lock, add_segment=result.segment, drop_segments=plan.segments)
+        self.figures.compactions += 1
+        self.figures.segments_compacted += len(plan.segments)
+        self.figures.rows_removed += result.rows_removed
+
+    def _retain(self) -> bool:
+        """Have retention remove what is too old or too much; False if nothing is, or the time for it has not come."""
+        if not self._catalog.policies or time.monotonic() < self._retention_at:
+            return False
+        result = self._runner.run(
+            RetentionJob(
+                root=str(self._catalog.paths.root),
+                run=self._catalog.paths.run,
+                hash_key=self._catalog.manifest.hash_key,
+                segments=self._catalog.manifest.segments,
+                rules=self._retention_rules(),
+                floors=[(*key, version) for key, version in self._catalog.removed.floors.copy().items()],
+            )
+        )
+        if not result.shortenings:
+            self._retention_at = time.monotonic() + self._options.retention_seconds
+            return False
+        for found in result.shortenings:
+            self._path.append_control(partial(_shortened, found))
+        self._on_removed()
+        return True
+
+    def _retention_rules(self) -> list[RetentionRule]:
+        names = dict(self._sequencer.numbers.items())
+        now = self._clock()
+        return [
+            RetentionRule(
+                policy.tenant,
+                names[policy.tenant],
+                policy.prefix,
+                None if policy.max_age_us is None else now - policy.max_age_us,
+                policy.max_count,
+            )
+            for policy in list(self._catalog.policies.values())
+            if policy.tenant in names
+        ]
+
+    def retain_now(self) -> None:
+        """Look for what retention removes in the next round, whenever the last look was."""
+        self._retention_at = 0.0
+        self._wake.set()
+
+    def _removed_tenants(self) -> list[int]:
+        return [removal.tenant for removal in self._catalog.pending_removals() if removal.kind == "tenant"]
+
+    def _drop_log_files(self) -> None:
+        self._writer.drop_through(self._catalog.manifest.sealed_through)
+
+    def _finish_removals(self) -> None:
+        """Get the bytes of removed events out of the log too, and note which removals are done."""
+        pending = self._catalog.pending_removals()
+        if not pending:
+            return
+        oldest = pending[0]
+        if oldest.position > self._catalog.manifest.sealed_through:
+            age_us = self._clock() - oldest.recorded_at
+            if not 0 <= age_us < self._options.removal_seconds * 1_000_000:
+                # Removals that come together are applied together.
+                self._path.freeze()
+                self._wake.set()
+            return
+        if self._writer.files[0].first_position <= oldest.position:
+            self._path.begin_log_file()
+            self._drop_log_files()
+        log_begins_at = self._writer.files[0].first_position
+        if log_begins_at <= oldest.position:
+            # After a crash a file may hold records of two segments: it goes when both are there.
+            self._path.freeze()
+        self._catalog.finish_removals(
+            self._clock(), log_begins_at, lock=self._path.lock, on_finished=self._sequencer.forget
+        )
+
+
+def _shortened(found: Shortening, position: int, recorded_at: int) -> EntityShortened:
+    return EntityShortened(
+        found.tenant, position, recorded_at, found.entity_id, found.version, found.events_removed, found.snapshot
+    )

@@ -1,0 +1,61 @@
+"""How a store behaves."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from allsource_core.engine.segment_format import SEGMENT_ROWS_MAX
+
+__all__ = ["StoreOptions"]
+
+_MEBIBYTE = 1024 * 1024
+
+
+class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """How a store behaves. The defaults are for a service that has a machine to itself.
+
+    What it promises:
+
+    Attributes:
+        durability: ``fsync``: an append returns when it is on the disk. ``os``: when the operating system has it, so
+            that a power failure may take the newest appends, but `kill -9` may not; reserved tenants (names that begin
+            with ``_``) are synced all the same.
+        reserve_bytes: with less free space than this, appends of tenants are refused; reserved tenants, removals,
+            sealing and compaction go on, down to an eighth of it. 0: never.
+
+    What it costs:
+
+    Attributes:
+        log_file_bytes_max: a log file that would pass this size is followed by a new one.
+        memory_budget_bytes: of payloads and metadata in memory, beside about 300 bytes an event: a third of it, or
+            `segment_rows_max` events, become a segment together.
+        segment_rows_max: events of a segment, at most 262,144.
+        pending_bytes_max: appends wait while more bytes than this wait for the disk.
+        wait_seconds_max: how long an append waits for room before it is refused as overloaded.
+        removal_seconds: how long a removal waits for others, so that segments are rewritten once for all of them.
+        retention_seconds: between two looks for what retention removes.
+        cache_bytes_max: of decoded segments, for reads in the order of positions.
+        maintenance: ``process``: sealing and compaction run in a child process; ``thread``: in a thread of this one,
+            for programs that may not start others.
+    """
+
+    durability: Literal["fsync", "os"] = "fsync"
+    reserve_bytes: int = 256 * _MEBIBYTE
+    log_file_bytes_max: int = 64 * _MEBIBYTE
+    memory_budget_bytes: int = 128 * _MEBIBYTE
+    segment_rows_max: int = SEGMENT_ROWS_MAX
+    pending_bytes_max: int = 128 * _MEBIBYTE
+    wait_seconds_max: float = 10.0
+    removal_seconds: float = 5.0
+    retention_seconds: float = 600.0
+    cache_bytes_max: int = 128 * _MEBIBYTE
+    maintenance: Literal["process", "thread"] = "process"
+
+    @property
+    def freeze_bytes(self) -> int:
+        """Bodies of more bytes than this become a segment, however few they are: the growing memtable and the two that
+        may wait before it keep to the budget together.
+        """
+        return self.memory_budget_bytes // 3

