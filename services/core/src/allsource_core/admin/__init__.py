@@ -1,0 +1,1 @@
+"""``allsource-admin``: what is done to a store beside serving it. docs/admin.md."""
