@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import platform
 import re
+import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -25,7 +27,11 @@ def describe_machine() -> str:
 
 
 def benchmark_directory() -> tempfile.TemporaryDirectory[str]:
-    """A fresh directory on the disk that the checkout is on: a temporary one may be in memory."""
+    """A fresh directory on the disk that the checkout is on: a temporary one may be in memory.
+
+    From then on SIGTERM ends the program as Ctrl-C does, so that the directory goes then too.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     parent = Path(".dev")
     parent.mkdir(mode=0o700, exist_ok=True)
     return tempfile.TemporaryDirectory(dir=parent, prefix="bench-")

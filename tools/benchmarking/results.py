@@ -8,25 +8,38 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from enum import StrEnum
 from typing import Any
 
 import msgspec
 
-__all__ = ["Result", "is_small", "percentile", "report", "time_runs"]
+__all__ = ["Result", "Section", "Target", "at_least", "at_most", "is_small", "percentile", "report", "time_runs"]
+
+
+class Section(StrEnum):
+    """Where on the page a result stands."""
+
+    ENGINE = "engine"
+    HTTP = "http"
+    PEERS = "peers"
+    GROWTH = "growth"
 
 
 class Result(msgspec.Struct, omit_defaults=True):
     """One measurement.
 
     Attributes:
-        name: of the workload.
+        name: of the workload, in words; no other result has it.
         parameters: what was varied, and whatever else one must know.
         runs: how many times it was run.
         median: of the runs, in `unit`.
         p99: the 99th percentile of single calls, in milliseconds, where calls were timed one by one.
         unit: ``events/s``, ``requests/s``, ``µs`` …
         commit: of the code that was measured; ``+`` behind it means with changes.
+        section: of the page.
         target: what the design asks for, in words.
+        reached: whether the runs came to that; None where nothing is asked for.
+        peer: row and column of the peers' table that the median stands in.
     """
 
     name: str
@@ -35,29 +48,68 @@ class Result(msgspec.Struct, omit_defaults=True):
     median: float
     unit: str
     commit: str
+    section: Section
     p99: float | None = None
     target: str | None = None
+    reached: bool | None = None
+    peer: tuple[str, str] | None = None
+
+
+class Target(msgspec.Struct, frozen=True):
+    """What is asked of a result; see `at_least` and `at_most`.
+
+    Attributes:
+        words: as on the page.
+        bound: inclusive.
+        is_floor: whether more is better.
+        value: what is compared; None for the median.
+    """
+
+    words: str
+    bound: float
+    is_floor: bool
+    value: float | None = None
+
+    def is_reached(self, median: float) -> bool:
+        value = median if self.value is None else self.value
+        return value >= self.bound if self.is_floor else value <= self.bound
+
+
+def at_least(bound: float, *, of: str = "{}", value: float | None = None) -> Target:
+    """The median, or `value`, is to be so much or more; `of` says of what: ``{} times bare``, where it is not plain."""
+    return Target(of.format(f"≥ {bound:,}"), bound, is_floor=True, value=value)
+
+
+def at_most(bound: float, *, of: str = "{}", value: float | None = None) -> Target:
+    """The same, so much or less."""
+    return Target(of.format(f"≤ {bound:,}"), bound, is_floor=False, value=value)
 
 
 def report(
+    section: Section,
     name: str,
     runs: Sequence[float],
     unit: str,
     *,
     p99: float | None = None,
-    target: str | None = None,
+    targets: Sequence[Target] = (),
+    peer: tuple[str, str] | None = None,
     **parameters: Any,
 ) -> None:
-    """Print one result. `runs` has one value a run, in `unit`."""
+    """Print one result. `runs` has one value a run, in `unit`; all `targets` must be met for it to be reached."""
+    median = statistics.median(runs)
     result = Result(
         name=name,
         parameters=parameters,
         runs=len(runs),
-        median=round(statistics.median(runs), 3),
+        median=round(median, 3),
         unit=unit,
         commit=_commit(),
+        section=section,
         p99=None if p99 is None else round(p99, 3),
-        target=target,
+        target="; ".join(target.words for target in targets) or None,
+        reached=all(target.is_reached(median) for target in targets) if targets else None,
+        peer=peer,
     )
     print(msgspec.json.encode(result).decode(), flush=True)
 
