@@ -20,7 +20,7 @@ from allsource_core.engine.decisions import (
     SealedFacts,
     StaleFactsError,
 )
-from allsource_core.engine.errors import CorruptionError, StoreReadOnlyError
+from allsource_core.engine.errors import CorruptionError, OverloadedError, StoreReadOnlyError
 from allsource_core.engine.event_columns import StoredEvents
 from allsource_core.engine.events import Event
 from allsource_core.engine.log_format import AnyControlRecord, encode_control, encode_event, encode_events
@@ -128,7 +128,12 @@ class AppendPath:
         if not self.turnstile.is_open:
             # Whoever would be refused anyway need not wait for it.
             self.writability.check(prepared.tenant_id)
-            self.turnstile.enter(prepared.tenant_id)
+            try:
+                self.turnstile.enter(prepared.tenant_id)
+            except OverloadedError:
+                # There may be a better reason by now.
+                self.writability.check(prepared.tenant_id)
+                raise
         for _ in range(_STALE_RETRIES):
             rollbacks = self._memory.rollbacks
             facts = self._look_up(prepared)
@@ -148,7 +153,11 @@ class AppendPath:
         content = self._content(prepared)
         if not self.turnstile.is_open:
             self.writability.check(prepared.tenant_id)
-            await self.turnstile.enter_async(prepared.tenant_id)
+            try:
+                await self.turnstile.enter_async(prepared.tenant_id)
+            except OverloadedError:
+                self.writability.check(prepared.tenant_id)
+                raise
         for _ in range(_STALE_RETRIES):
             rollbacks = self._memory.rollbacks
             facts = await self._look_up_async(prepared)

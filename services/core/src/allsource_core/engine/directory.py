@@ -119,8 +119,12 @@ class StoreDirectory:
             self.filesystem.remove(path)
 
     def make_missing_directories(self) -> None:
-        """Make directories that are missing: a copy may have left empty ones out. Raises OSError."""
-        _make_directories(self.paths, self.filesystem)
+        """Make those directories that may be missing: a copy may have left empty ones out. Raises OSError.
+
+        Not that of the log, which is never empty: where it is missing, nothing is changed.
+        """
+        for directory in (self.paths.segments, self.paths.keys, self.paths.temporary):
+            self.filesystem.make_directory(directory)
 
     def upgrade(self) -> None:
         """Make a directory of format 1 one of this release's. Nothing to do for one that is.
