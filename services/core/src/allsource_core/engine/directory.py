@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import time
 import uuid
 from pathlib import Path
 from typing import Final, Self
@@ -21,6 +22,7 @@ __all__ = ["DIRECTORY_FORMAT", "StoreDirectory"]
 
 DIRECTORY_FORMAT: Final = 2
 _FIRST_FORMAT: Final = 1
+_LOCK_SECONDS: Final = 0.5
 
 
 class _Identity(msgspec.Struct, frozen=True):
@@ -71,7 +73,7 @@ class StoreDirectory:
             _check_empty(paths)
         lock = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(lock)
             if not paths.identity.exists():
                 _make_store(paths, filesystem)
             return cls(paths, filesystem, lock, _read_identity(paths))
@@ -141,6 +143,24 @@ class StoreDirectory:
     def close(self) -> None:
         """Let others have the directory."""
         os.close(self._lock)
+
+
+def _lock(descriptor: int) -> None:
+    """Take the lock. Raises BlockingIOError: another process has it, and keeps it.
+
+    A process that is killed in the moment that it starts its maintenance process leaves the lock to that one until it
+    has begun its program, a few milliseconds later; so the lock is asked for more than once.
+    """
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+        else:
+            return
 
 
 def _check_empty(paths: StorePaths) -> None:
