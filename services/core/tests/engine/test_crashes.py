@@ -21,8 +21,11 @@ import msgspec
 import pytest
 
 from allsource_core.engine import Event, EventQuery, EventStore
+from allsource_core.engine.filesystem import LocalFilesystem
+from allsource_core.engine.job_runners import InlineRunner, JobFailedError
+from allsource_core.engine.maintenance_jobs import Job, JobResult, run_job
 
-from .crashing_writer import LOG, MAINTENANCE, OPTIONS, TENANT, WRITERS
+from .crashing_writer import LOG, MAINTENANCE, OPTIONS, TENANT, WRITERS, batch_of
 from .data_directory import check_names, errors_of
 from .stores import without_background_work
 
@@ -225,3 +228,37 @@ def test_nothing_acknowledged_is_lost_however_often_and_whenever_the_process_is_
         print(f"killed while maintenance did: {dict(maintenance.most_common())}; the log: {dict(log.most_common())}")
         print(f"{acknowledged} batches acknowledged, {events} events in the last directory, nothing lost")
     assert acknowledged
+
+
+def test_what_the_maintenance_process_of_a_killed_store_still_writes_harms_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may live for a moment longer than its parent, with the same numbers for the files that it makes."""
+    without_background_work(monkeypatch)
+    options = msgspec.structs.replace(OPTIONS, maintenance="thread")
+    run = InlineRunner.run
+    orphans: list[Job] = []
+
+    def break_off(_self: InlineRunner, job: Job) -> JobResult:
+        orphans.append(job)
+        raise JobFailedError("the process was killed")
+
+    def run_beside_the_orphan(self: InlineRunner, job: Job) -> JobResult:
+        result = run(self, job)
+        run_job(orphans[0], LocalFilesystem())
+        return result
+
+    with EventStore.open(tmp_path / "s", options=options) as store:
+        events = store.append(TENANT, batch_of(1)).events
+        monkeypatch.setattr(InlineRunner, "run", break_off)
+        with pytest.raises(JobFailedError):
+            store.seal()
+    with EventStore.open(tmp_path / "s", options=options) as store:
+        # Another removal is applied this time: the files have other bytes.
+        store.removals.event(TENANT, events[0].id)
+        monkeypatch.setattr(InlineRunner, "run", run_beside_the_orphan)
+        store.seal()
+    assert errors_of(tmp_path / "s") == []
+    with EventStore.open(tmp_path / "s", options=options) as store:
+        assert [event.erased for event in store.read(TENANT)] == [True, False, False]
+        check_names(store)
