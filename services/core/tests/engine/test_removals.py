@@ -405,6 +405,37 @@ def test_whatever_fails_on_the_way_a_finished_removal_has_left_no_bytes(
     assert failed > 10
 
 
+@BEFORE
+@pytest.mark.parametrize("later", [False, True], ids=["all shortened", "with later events"])
+def test_who_removes_an_entity_removes_what_retention_left_of_it(
+    site: Site, before: Callable[[Site], None], later: bool
+) -> None:
+    needle = secret()
+    site.store.append(TENANT, [new_event("e", b'{"secret":"%s"}' % needle), new_event("e")])
+    site.seal()
+    site.store.removals.set_policy(TENANT, "e", max_age_us=1)
+    site.clock.now += DAY_US
+    site.finish()
+    site.store.removals.set_policy(TENANT, "e")
+    assert list(site.store.read(TENANT)) == []
+    assert needle in site.store.state(TENANT, "e").to_json()
+    if later:
+        site.store.append(TENANT, [new_event("e")])
+    before(site)
+    removal = site.store.removals.entity(TENANT, "e")
+    assert (removal.version, removal.events_removed) == (2 + later, int(later))
+    for afterwards in AFTERWARDS:
+        afterwards(site)
+        assert site.store.state(TENANT, "e").version == 0
+        assert site.store.version(TENANT, "e") == 2 + later
+        with pytest.raises(NotFoundError):
+            site.store.removals.entity(TENANT, "e")
+    assert files_with(site.path, needle) == []
+    (event,) = site.store.append(TENANT, [new_event("e")], expected_versions={"e": "none"}).events
+    state = site.store.state(TENANT, "e")
+    assert (event.version, state.version, state.event_count) == (3 + later, 3 + later, 1)
+
+
 # --- files, for other programs ---
 
 

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
-from typing import Final
+from typing import Any, Final
 
 from allsource_core.engine.append_path import AppendPath
 from allsource_core.engine.catalog import Catalog
@@ -177,7 +177,6 @@ class Maintenance:
         if self._path.durable_position < last:
             return False
         through = self._path.durable_position
-        removed = self._catalog.removed
         numbers = self._sequencer.numbers
         files = self._writer.files
         behind = [file.first_position for file in files[1:]] + [last + 1]
@@ -186,9 +185,7 @@ class Maintenance:
                 root=str(self._catalog.paths.root),
                 run=self._catalog.paths.run,
                 hash_key=self._catalog.manifest.hash_key,
-                floors=[(*key, version) for key, version in removed.floors.copy().items()],
-                erased=list(removed.erased.copy()),
-                removed_tenants=self._removed_tenants(),
+                **self._to_apply(),
                 removals_through=through,
                 log_files=[
                     file.number
@@ -294,16 +291,13 @@ class Maintenance:
         return True
 
     def _run_compaction(self, plan: CompactionPlan, through: int) -> None:
-        removed = self._catalog.removed
         (file,) = self._catalog.take_numbers(1)
         result = self._runner.run(
             CompactJob(
                 root=str(self._catalog.paths.root),
                 run=self._catalog.paths.run,
                 hash_key=self._catalog.manifest.hash_key,
-                floors=[(*key, version) for key, version in removed.floors.copy().items()],
-                erased=list(removed.erased.copy()),
-                removed_tenants=self._removed_tenants(),
+                **self._to_apply(),
                 removals_through=through,
                 segments=plan.segments,
                 file=file,
@@ -356,8 +350,15 @@ class Maintenance:
         self._retention_at = 0.0
         self._wake.set()
 
-    def _removed_tenants(self) -> list[int]:
-        return [removal.tenant for removal in self._catalog.pending_removals() if removal.kind == "tenant"]
+    def _to_apply(self) -> dict[str, Any]:
+        """What a job is told of removals: all that is not applied everywhere."""
+        removed, pending = self._catalog.removed, self._catalog.pending_removals()
+        return {
+            "floors": [(*key, version) for key, version in removed.floors.copy().items()],
+            "deleted": [(one.tenant, one.entity_id, one.version) for one in pending if one.kind == "entity"],
+            "erased": list(removed.erased.copy()),
+            "removed_tenants": [one.tenant for one in pending if one.kind == "tenant"],
+        }
 
     def _drop_log_files(self) -> None:
         self._writer.drop_through(self._catalog.manifest.sealed_through)

@@ -50,6 +50,7 @@ class _Removing(_Job, kw_only=True, frozen=True):
     """A job that applies removals: every one up to the position `removals_through`."""
 
     floors: list[tuple[int, str, int]] = []
+    deleted: list[tuple[int, str, int]] = []
     erased: list[int] = []
     removed_tenants: list[int] = []
     removals_through: int
@@ -229,7 +230,7 @@ def _find_shortenings(job: RetentionJob) -> JobResult:
 
 
 def _removals(job: _Removing) -> RemovalSet:
-    return RemovalSet(job.floors, job.erased, job.removed_tenants)
+    return RemovalSet(job.floors, job.deleted, job.erased, job.removed_tenants)
 
 
 def _hasher(job: _Job) -> Hasher:

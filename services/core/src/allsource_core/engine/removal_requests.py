@@ -42,7 +42,8 @@ class RemovalRequests:
             parts.maintenance.on_removed(on_removed)
 
     def entity(self, tenant_id: str, entity_id: str) -> Removal:
-        """Remove all events of an entity. Its last version stays known: it is never assigned again.
+        """Remove all events of an entity, and what retention kept of it. Its last version stays known: it is never
+        assigned again.
 
         Raises:
             NotFoundError: nothing of it can be read.
@@ -54,13 +55,19 @@ class RemovalRequests:
         last_query = msgspec.structs.replace(query, descending=True)
         last = next((events[0] for events in view.read(tenant, last_query, self._bound()) if events), None)
         if first is None or last is None:
-            raise NotFoundError(f"entity {entity_id!r} has no events")
+            # Retention may have taken all of them, and left what they amount to.
+            last_version = view.snapshot_state(tenant, entity_id).version
+            first_version = last_version + 1
+            if not last_version:
+                raise NotFoundError(f"entity {entity_id!r} has no events")
+        else:
+            first_version, last_version = first.version, last.version
 
         def make(position: int, recorded_at: int) -> AnyControlRecord:
             # What was appended since the look above is removed as well.
             found = self._parts.sequencer.memory.last_version(tenant.number, entity_id)
-            version = last.version if found is None else max(last.version, found[0])
-            count = version - first.version + 1
+            version = last_version if found is None else max(last_version, found[0])
+            count = version - first_version + 1
             return EntityRemoved(tenant.number, position, recorded_at, entity_id, version, count)
 
         return self._remove(make)

@@ -18,7 +18,7 @@ from allsource_core.engine.errors import CorruptionError
 from allsource_core.engine.filenames import StorePaths
 from allsource_core.engine.log_format import Record
 from allsource_core.engine.recovery import positions_of, read_header, read_log_file
-from allsource_core.engine.segment_format import ERASED, EVENT, SCHEMA
+from allsource_core.engine.segment_format import ERASED, EVENT, SCHEMA, SHORTENED
 
 __all__ = ["RemovalSet", "apply_removals", "read_records"]
 
@@ -28,12 +28,22 @@ class RemovalSet:
 
     Args:
         floors: (tenant, entity id, version up to which its events are removed).
+        deleted: those of them that take with them what retention left of the events before.
         erased: positions of events that lose their bodies.
         tenants: numbers of tenants of which nothing is kept.
     """
 
-    def __init__(self, floors: Iterable[tuple[int, str, int]], erased: Iterable[int], tenants: Iterable[int]) -> None:
+    def __init__(
+        self,
+        floors: Iterable[tuple[int, str, int]],
+        deleted: Iterable[tuple[int, str, int]],
+        erased: Iterable[int],
+        tenants: Iterable[int],
+    ) -> None:
         self.floors = {(tenant, entity_id): version for tenant, entity_id, version in floors}
+        self.deleted: dict[tuple[int, str], int] = {}
+        for tenant, entity_id, version in deleted:
+            self.deleted[tenant, entity_id] = max(version, self.deleted.get((tenant, entity_id), 0))
         self.erased = sorted(erased)
         self.tenants = sorted(tenants)
 
@@ -89,7 +99,10 @@ def _kept(table: pa.Table, removals: RemovalSet) -> np.ndarray[Any, np.dtype[np.
         candidates.tolist(), *(column.to_pylist() for column in rows.columns), strict=True
     ):
         floor = removals.floors.get((tenant, entity_id), 0)
-        kept[index] = version > floor if kind in (EVENT, ERASED) else version >= floor
+        if kind == SHORTENED and version <= removals.deleted.get((tenant, entity_id), 0):
+            kept[index] = False
+        else:
+            kept[index] = version > floor if kind in (EVENT, ERASED) else version >= floor
     return kept
 
 
