@@ -348,6 +348,18 @@ def test_a_log_whose_files_are_all_gone_begins_anew(store: Path) -> None:
     check_sound(store)
 
 
+def test_a_newest_log_file_that_is_missing_ends_the_log(store: Path) -> None:
+    with EventStore.open(store, options=OPTIONS) as opened:
+        last = opened.append("acme", [event("e")]).events[0].position
+    log_files(store)[-1].unlink()
+    with pytest.raises(CorruptionError, match=r"the file is missing"):
+        EventStore.open(store, options=OPTIONS)
+    cut(store)
+    check_sound(store)
+    with EventStore.open(store, options=OPTIONS) as opened:
+        assert opened.append("acme", [event("e")]).events[0].position > last
+
+
 def test_a_log_file_that_is_missing_between_others_ends_the_log(store: Path) -> None:
     logs = log_files(store)
     assert len(logs) >= 3

@@ -134,6 +134,25 @@ class TestDamage:
         assert line["request_id"] == problem["request_id"]
 
 
+class TestMaintenance:
+    def test_while_no_segment_can_be_made_health_says_so(self, start: Start, tmp_path: Path):
+        core = start(flags=["--set", "storage.removal_seconds=0"]).ready()
+        segments = tmp_path / "data" / "segments"
+        segments.rmdir()
+        segments.write_bytes(b"in the way")
+        with core.client() as client:
+            client.post(EVENTS, json=EVENT).raise_for_status()
+            assert client.delete("/api/v1/entities/b").status_code == 202
+            until(lambda: client.get("/health").json().get("reasons") == ["maintenance_failing"])
+            health = client.get("/health").json()
+            assert (health["status"], health["store"]["maintenance_failures"]) == ("degraded", 1)
+            assert "segments" in health["store"]["maintenance_failure"]
+            segments.unlink()
+            segments.mkdir()
+            until(lambda: client.get("/health").json()["status"] == "healthy")
+            assert client.get("/health").json()["store"]["segments"] == 1
+
+
 class TestFigures:
     def test_health_shows_what_the_store_is_made_of(self, start: Start, tmp_path: Path):
         options = StoreOptions(maintenance="thread", reserve_bytes=0)
@@ -146,7 +165,7 @@ class TestFigures:
             text = client.get("/metrics").text
         assert (figures["segments"], figures["sealed_through"], figures["events"]) == (1, 10, 10)
         assert figures["disk_bytes"] == figures["log_bytes"] + figures["segment_bytes"] + figures["key_bytes"]
-        assert (figures["read_only_code"], figures["last_maintenance_failure"]) == (None, None)
+        assert (figures["read_only_code"], figures["maintenance_failure"]) == (None, None)
         assert "allsource_storage_segments 1.0" in text
         assert "allsource_storage_sealed_position 10.0" in text
         assert "allsource_storage_removals_pending 0.0" in text

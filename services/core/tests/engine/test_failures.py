@@ -11,6 +11,7 @@ import random
 import shutil
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -27,6 +28,7 @@ from allsource_core.engine import (
 )
 from allsource_core.engine.append_path import AppendPath
 
+from .data_directory import errors_of
 from .stores import (
     SMALL,
     TENANT,
@@ -93,7 +95,7 @@ def try_one(path: Path, filesystem: FaultyFilesystem, work: Work, do: Callable[[
     work.check_gone(store)
     work.check(store)
     if filesystem.lasting:
-        assert not work.refused or store.stats().read_only_code == "log_failed"
+        assert not work.refused or store.stats().read_only_code in ("log_failed", "log_blocked")
     else:
         # It went on, and what failed was done again.
         assert len(work.uncertain) <= 1
@@ -190,6 +192,32 @@ def test_a_store_that_can_t_be_repaired_is_read_only_until_it_is_opened_again(tm
         reopened.append(TENANT, [new_event()])
 
 
+def test_while_no_log_file_can_be_made_appends_are_refused_and_then_go_on(tmp_path: Path) -> None:
+    filesystem = FaultyFilesystem(only=lambda kind, path: path.name == "begun.log" or kind == "rename")
+    with open_store(tmp_path / "s", filesystem=filesystem, options=SMALL) as store:
+        store.append(TENANT, [new_event()])
+        filesystem.fail_next()
+        # Until the file is full.
+        with suppress(AppendUncertainError):
+            while True:
+                store.append(TENANT, [new_event()])
+        acknowledged = store.last_position
+        for _ in range(2):
+            seen = filesystem.operations
+            with pytest.raises(StoreReadOnlyError, match="no new log file can be made") as refused:
+                store.append(TENANT, [new_event()])
+            assert (refused.value.code, filesystem.operations) == ("log_blocked", seen)
+            with suppress(OSError):
+                store.compact()
+        filesystem.fail_at = 0
+        store.compact()
+        (event,) = store.append(TENANT, [new_event()]).events
+        assert (event.version, event.position) == (acknowledged + 1, acknowledged + 1)
+    with open_store(tmp_path / "s") as store:
+        assert len(list(store.read(TENANT))) == acknowledged + 1
+    assert errors_of(tmp_path / "s") == []
+
+
 def test_a_descriptor_that_failed_is_never_synced_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system may have dropped the pages that it could not write; then the next sync says that all is well."""
     failed: list[SteppedLogFile] = []
@@ -231,9 +259,10 @@ def test_an_opening_that_fails_anywhere_has_lost_nothing_and_can_be_repeated(tmp
     log = sorted((tmp_path / "template" / "log").iterdir())[-1]
     log.write_bytes(log.read_bytes().rstrip(b"\0") + b"half a record")
     counting = FaultyFilesystem()
-    open_store(copied(tmp_path / "template", tmp_path / "count"), filesystem=counting).close()
+    with open_store(copied(tmp_path / "template", tmp_path / "count"), filesystem=counting):
+        operations = counting.operations
     assert {kind for kind, _ in counting.seen} >= {"truncate", "sync", "sync_directory", "remove"}
-    for fail_at in range(1, counting.operations + 1):
+    for fail_at in range(1, operations + 1):
         path = copied(tmp_path / "template", tmp_path / str(fail_at))
         with pytest.raises(OSError, match="injected"):
             open_store(path, filesystem=FaultyFilesystem(fail_at))

@@ -26,7 +26,7 @@ from allsource_core.engine import (
 from allsource_core.engine.log_format import FILE_HEADER_BYTES, frame, read_frame
 from allsource_core.engine.recovery import _possible_records
 
-from .stores import SMALL, TENANT, new_event, open_store, without_background_work
+from .stores import SMALL, TENANT, kill, new_event, open_store, without_background_work
 
 
 def payloads(path: Path) -> list[bytes]:
@@ -294,6 +294,24 @@ def test_a_missing_log_file_is_named(tmp_path: Path) -> None:
         file.unlink()
     with pytest.raises(CorruptionError, match="the file is missing"):
         open_store(tmp_path / "s")
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_that_the_newest_log_file_is_missing_is_noticed(tmp_path: Path, killed: bool) -> None:
+    store = open_store(tmp_path / "s")
+    store.append(TENANT, [new_event()])
+    if killed:
+        # Otherwise the end names it.
+        store.compact()
+        kill(store)
+    else:
+        store.close()
+    newest = sorted((tmp_path / "s" / "log").iterdir())[-1]
+    newest.rename(tmp_path / "aside")
+    with pytest.raises(CorruptionError, match=r"\.log.*the file is missing"):
+        open_store(tmp_path / "s")
+    (tmp_path / "aside").rename(newest)
+    assert len(payloads(tmp_path / "s")) == 1
 
 
 def test_a_log_file_under_another_number_is_named(tmp_path: Path) -> None:

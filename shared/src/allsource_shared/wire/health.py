@@ -18,7 +18,8 @@ class StoreFigures(msgspec.Struct, frozen=True, kw_only=True):
         durability: ``fsync``, or ``os`` where appends are answered before the disk has them.
         sealed_through: the last position that is in segments; what is behind it is in the log and in memory.
         removals_pending: removals whose bytes may still be on the disk.
-        maintenance_failures: of sealing and compaction, since the start; `last_maintenance_failure` in words.
+        maintenance_failures: of sealing and compaction, since the start; `maintenance_failure`: of the last
+            attempt, in words.
         read_only_code, read_only_reason: why appends are refused, for programs and for people; null if they are not.
     """
 
@@ -41,7 +42,7 @@ class StoreFigures(msgspec.Struct, frozen=True, kw_only=True):
     segments_sealed: int
     compactions: int
     maintenance_failures: int
-    last_maintenance_failure: str | None
+    maintenance_failure: str | None
     recovery_seconds: float
     read_only_code: str | None
     read_only_reason: str | None
@@ -52,7 +53,8 @@ class CoreHealth(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         reasons: machine codes: ``recovering``, ``stopping``, or ``read_only`` and with it why: ``disk_space_low``,
-            ``disk_full``, ``log_failed``, ``storage_damaged``, ``old_format``.
+            ``disk_full``, ``log_blocked``, ``log_failed``, ``storage_damaged``, ``old_format``;
+            ``maintenance_failing``.
     """
 
     status: HealthStatus

@@ -68,6 +68,8 @@ class Lifecycle:
                 status, reasons = "degraded", ["stopping"]
             if stats.read_only_code is not None:
                 status, reasons = "degraded", [*reasons, "read_only", stats.read_only_code]
+            if stats.maintenance_failure is not None:
+                status, reasons = "degraded", [*reasons, "maintenance_failing"]
             if self._authenticator.may_see_figures(call.request):
                 figures = self._figures(stats)
         body = CoreHealth(
@@ -101,7 +103,7 @@ class Lifecycle:
             segments_sealed=stats.segments_sealed,
             compactions=stats.compactions,
             maintenance_failures=stats.maintenance_failures,
-            last_maintenance_failure=stats.last_maintenance_failure,
+            maintenance_failure=stats.maintenance_failure,
             recovery_seconds=round(stats.recovery_seconds, 3),
             read_only_code=stats.read_only_code,
             read_only_reason=stats.read_only_reason,

@@ -57,6 +57,7 @@ def _read_only(error: engine.StoreReadOnlyError) -> ApiError:
 _READ_ONLY: Final[dict[str, str]] = {
     "disk_space_low": "little space is left on the disk of the store; it goes on when there is more",
     "disk_full": "no space is left on the disk of the store; it goes on when there is some",
+    "log_blocked": "no new file can be made for the log; it goes on when one can",
     "log_failed": "the log could not be written, nor repaired; the service must be restarted",
     "storage_damaged": "stored data is damaged",
     "old_format": "the data directory has the format of an older release; allsource-admin store upgrade makes it new",

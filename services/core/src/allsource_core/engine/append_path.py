@@ -349,6 +349,7 @@ class AppendPath:
             self._begin_file = False
             try:
                 self._writer.repair()
+                self._begin_log_file(durable + 1)
             except BaseException as repair_error:
                 self._writer.abandon()
                 cause = str(error) or type(error).__name__
@@ -361,6 +362,22 @@ class AppendPath:
         self._visibility.advance(durable)
         if self._memory.frozen:
             self.on_sealable()
+
+    def _begin_log_file(self, first_position: int) -> None:
+        """Begin a log file, or take no appends until one can be begun: better certainly refused than uncertain."""
+        assert self._writer is not None
+        try:
+            self._writer.begin_file(first_position)
+        except OSError as error:
+            self.writability.forbid("log_blocked", f"no new log file can be made ({error}); it is tried again")
+        else:
+            self.writability.allow("log_blocked")
+
+    def resume(self) -> None:
+        """Begin the log file for which appends wait, if they do for one."""
+        if self.writability.forbids("log_blocked"):
+            with self.lock:
+                self._begin_log_file(self._memory.next_position)
 
     def _undo_controls(self) -> None:
         """Take back what removals that are not durable told the sequencer."""

@@ -6,6 +6,7 @@ import errno
 import logging
 import threading
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Final
 
@@ -103,6 +104,18 @@ class LogWriter:
         """Of the oldest file that is needed; the next one's if none is."""
         with self._lock:
             return self._files[0].number if self._files else self._next_number
+
+    @property
+    def newest_file_number(self) -> int:
+        """Of the newest file whose name is on disk; 0 if there is none."""
+        with self._lock:
+            return self._files[-1].number if self._files else 0
+
+    def first_needed(self, sealed_through: int) -> int:
+        """The number of the first file that holds, or will hold, a record behind a position."""
+        files = self.files
+        needed = [file.number for file, behind in pairwise(files) if behind.first_position > sealed_through + 1]
+        return min(needed, default=files[-1].number)
 
     @property
     def good_position(self) -> int:

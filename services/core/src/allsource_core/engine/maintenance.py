@@ -11,7 +11,6 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from typing import Any, Final
 
 from allsource_core.engine.append_path import AppendPath
@@ -126,6 +125,7 @@ class Maintenance:
             if not self._path.writability.forbids("disk_space_low"):
                 self._writer.prepare_next()
             self.work()
+            self.figures.failure = None
         except CorruptionError as error:
             self._failed(error)
             self._path.writability.forbid("storage_damaged", f"stored data is damaged: {error}")
@@ -137,7 +137,7 @@ class Maintenance:
 
     def _failed(self, error: Exception) -> None:
         self.figures.failures += 1
-        self.figures.last_failure = str(error)
+        self.figures.failure = str(error)
         self._retry_at = time.monotonic() + _RETRY_SECONDS
         _log.error("maintenance failed; it is tried again", exc_info=error)
 
@@ -150,12 +150,14 @@ class Maintenance:
             CorruptionError, OSError, JobFailedError: a job failed; nothing has changed by it.
         """
         with self._working:
+            self._path.resume()
             self._catalog.remove_abandoned(self._path.lock)
             while self._do_next():
                 self._disk.look()
             if not self._stop:
                 self._drop_log_files()
                 self._finish_removals()
+                self.name_newest_log_file()
                 self._dispose_retired()
 
     def _do_next(self) -> bool:
@@ -207,7 +209,8 @@ class Maintenance:
             on_installed=lambda: memory.drop_sealed(last),
             sealed_through=last,
             recorded_at=table.recorded_at,
-            first_log_file=self._first_log_file(last),
+            first_log_file=self._writer.first_needed(last),
+            newest_log_file=self._writer.newest_file_number,
             tenants=tenants,
             next_tenant=next_tenant,
         )
@@ -219,12 +222,6 @@ class Maintenance:
         del table
         self._dispose_retired()
         return True
-
-    def _first_log_file(self, sealed_through: int) -> int:
-        """The first file that holds, or will hold, a record behind a position."""
-        files = self._writer.files
-        needed = [file.number for file, behind in pairwise(files) if behind.first_position > sealed_through + 1]
-        return min(needed, default=files[-1].number)
 
     def _dispose_retired(self) -> None:
         """Give the memory of sealed memtables back, gently, once nobody reads from them."""
@@ -359,6 +356,12 @@ class Maintenance:
             "erased": list(removed.erased.copy()),
             "removed_tenants": [one.tenant for one in pending if one.kind == "tenant"],
         }
+
+    def name_newest_log_file(self) -> None:
+        """Have the manifest name the newest log file, so that it is missed if it is lost. Raises OSError."""
+        newest = self._writer.newest_file_number
+        if newest != self._catalog.manifest.newest_log_file:
+            self._catalog.install(lock=self._path.lock, newest_log_file=newest)
 
     def _drop_log_files(self) -> None:
         self._writer.drop_through(self._catalog.manifest.sealed_through)

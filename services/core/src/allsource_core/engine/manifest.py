@@ -104,6 +104,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     sealed_through: int = 0
     recorded_at: int = 0
     first_log_file: int = 1
+    newest_log_file: int = 0
     next_file: int = 1
     next_tenant: int = 1
     hash_key: str
@@ -117,7 +118,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     @classmethod
     def new(cls) -> Manifest:
         """That of an empty store, with a fresh key."""
-        return cls(hash_key=secrets.token_hex(HASH_KEY_BYTES))
+        return cls(newest_log_file=1, hash_key=secrets.token_hex(HASH_KEY_BYTES))
 
 
 _decoder: Final = msgspec.json.Decoder(Manifest)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -31,6 +32,8 @@ from allsource_core.engine.tenants import TenantNumbers
 from allsource_core.engine.visibility import Visibility
 
 __all__ = ["OpenStore", "open_in_memory", "open_store"]
+
+_log = logging.getLogger(__name__)
 
 
 class OpenStore(msgspec.Struct, kw_only=True):
@@ -75,6 +78,11 @@ class OpenStore(msgspec.Struct, kw_only=True):
             if self.maintenance is not None:
                 self.maintenance.stop()
             self.path.close()
+            if self.maintenance is not None:
+                self.maintenance.name_newest_log_file()
+        except OSError as error:
+            # The next start does without, as after a crash.
+            _log.warning("the manifest could not be replaced: %s", error)
         finally:
             self.cache.close()
             self.catalog.close()
@@ -128,6 +136,7 @@ def _assemble(
         paths,
         filesystem,
         first_file=manifest.first_log_file,
+        newest_file=manifest.newest_log_file,
         sealed_through=manifest.sealed_through,
         accept=_acceptor(memory, sequencer, catalog, options),
         report=report,

@@ -81,6 +81,7 @@ def recover_log(
     filesystem: Filesystem,
     *,
     first_file: int,
+    newest_file: int,
     sealed_through: int,
     accept: Callable[[Record, int], None],
     report: ReportProgress,
@@ -94,6 +95,7 @@ def recover_log(
     Args:
         paths, filesystem: of the store.
         first_file: number of the first file that is needed.
+        newest_file: there was a file of this number; perhaps newer ones too.
         sealed_through: position up to which segments have everything.
         accept: called with each record and the number of its file, in the order of positions.
         report: called after every file and now and then within one.
@@ -106,6 +108,8 @@ def recover_log(
     found = [(number, path) for number, path in paths.numbered(paths.log, "log") if number >= first_file]
     if not found:
         raise CorruptionError(paths.log_file(first_file), 0, "the file is missing")
+    if found[-1][0] < newest_file:
+        raise CorruptionError(paths.log_file(newest_file), 0, "the file is missing")
     progress = _ProgressMeter(sum(path.stat().st_size for _, path in found), report)
     live: list[LiveLogFile] = []
     next_position: int | None = None

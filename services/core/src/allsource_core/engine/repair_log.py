@@ -34,6 +34,9 @@ from allsource_core.engine.verification_log import LogVerification
 
 __all__ = ["LogCut", "cut_log", "plan_cut"]
 
+_FILE_BYTES_MAX: Final = 2**32
+"""Of a file that is gone nobody knows how much was in it."""
+
 _OPTIONS: Final = StoreOptions(maintenance="thread", reserve_bytes=0)
 
 
@@ -91,13 +94,15 @@ def plan_cut(paths: StorePaths, manifest: Manifest) -> LogCut | None:
                 events += len(record) if isinstance(record, StoredEvents) else 0
                 last = max(last, last_of_record)
         last = max(last, _first_position(path, number) - 1 if number != file else 0)
+    newest = max((number for number, _ in paths.numbered(paths.log, "log")), default=manifest.first_log_file - 1)
+    files_missing = max(0, manifest.newest_log_file - newest)
     return LogCut(
         file=file,
         offset=offset,
         behind=behind,
         kept_through=log.kept_through,
         # An event takes more than one byte.
-        lost_through=max(last, log.kept_through + size),
+        lost_through=max(last, log.kept_through + size + files_missing * _FILE_BYTES_MAX),
         bytes_lost=size,
         readable_records=records,
         readable_events=events,
@@ -209,7 +214,11 @@ def _note_loss(directory: StoreDirectory, cut: LogCut, clock: Clock) -> None:
         return
     loss = Loss(cut.kept_through + 1, cut.lost_through, clock())
     directory.manifest = msgspec.structs.replace(
-        manifest, generation=manifest.generation + 1, losses=[*manifest.losses, loss]
+        manifest,
+        generation=manifest.generation + 1,
+        # The files behind go, or are gone.
+        newest_log_file=min(manifest.newest_log_file, cut.file - (cut.offset < FILE_HEADER_BYTES)),
+        losses=[*manifest.losses, loss],
     )
     write_manifest(directory.paths.manifest, directory.manifest, directory.filesystem)
 
@@ -260,6 +269,7 @@ def _begin_behind(directory: StoreDirectory, cut: LogCut, clock: Clock) -> None:
             generation=manifest.generation + 1,
             sealed_through=cut.lost_through,
             first_log_file=number,
+            newest_log_file=number,
         )
         write_manifest(paths.manifest, manifest, filesystem)
         for before in old:

@@ -28,7 +28,7 @@ class StoreStats(msgspec.Struct, frozen=True, kw_only=True):
         sealed_through: the last position that is in segments.
         removals_pending: removals whose bytes may still be in a file.
         segments_sealed, compactions, maintenance_failures: since the store was opened.
-        last_maintenance_failure: in words, or None.
+        maintenance_failure: what the last attempt failed with, in words; None if it did not fail.
         recovery_seconds: that opening took.
         read_only_code, read_only_reason: why tenants' appends are refused, or None: for programs, and for people.
     """
@@ -49,7 +49,7 @@ class StoreStats(msgspec.Struct, frozen=True, kw_only=True):
     segments_sealed: int
     compactions: int
     maintenance_failures: int
-    last_maintenance_failure: str | None
+    maintenance_failure: str | None
     recovery_seconds: float
     read_only_code: ReadOnlyCode | None
     read_only_reason: str | None
@@ -70,7 +70,7 @@ class MaintenanceFigures:
         self.rows_removed = 0
         self.key_merges = 0
         self.failures = 0
-        self.last_failure: str | None = None
+        self.failure: str | None = None
 
 
 def store_stats(parts: OpenStore) -> StoreStats:
@@ -106,7 +106,7 @@ def store_stats(parts: OpenStore) -> StoreStats:
         segments_sealed=figures.segments_sealed if figures is not None else 0,
         compactions=figures.compactions if figures is not None else 0,
         maintenance_failures=figures.failures if figures is not None else 0,
-        last_maintenance_failure=figures.last_failure if figures is not None else None,
+        maintenance_failure=figures.failure if figures is not None else None,
         recovery_seconds=parts.recovery_seconds,
         read_only_code=None if reason is None else reason[0],
         read_only_reason=None if reason is None else reason[1],

@@ -94,6 +94,9 @@ class LogVerification:
             yield from self._file(number, path, is_first=index == 0, is_last=index == len(files) - 1)
             self._progress.add("log", path.stat().st_size)
         number, path = files[-1]
+        if number < manifest.newest_log_file:
+            yield self._damage(manifest.newest_log_file, 0, "the file is missing", CUT_LOG)
+            self.next_position = None
         if self.next_position is not None and self.next_position <= manifest.sealed_through:
             text = (
                 f"the log ends at position {self.next_position - 1}, segments at {manifest.sealed_through}: power "

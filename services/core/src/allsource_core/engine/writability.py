@@ -8,7 +8,7 @@ from allsource_core.engine.errors import StoreClosedError, StoreReadOnlyError
 
 __all__ = ["ReadOnlyCode", "Writability"]
 
-ReadOnlyCode = Literal["log_failed", "storage_damaged", "old_format", "disk_full", "disk_space_low"]
+ReadOnlyCode = Literal["log_failed", "log_blocked", "storage_damaged", "old_format", "disk_full", "disk_space_low"]
 """``disk_space_low`` concerns appends of tenants alone; reserved tenants and removals go on."""
 
 _FOR_TENANTS_ONLY: Final = "disk_space_low"
