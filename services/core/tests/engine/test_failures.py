@@ -273,7 +273,14 @@ async def _gather(path: Path, filesystem: FaultyFilesystem) -> list[object]:
     with open_store(path, filesystem=filesystem) as store:
         await store.append_async(TENANT, [new_event()])
         filesystem.fail_next()
-        waits = [store.append_async(TENANT, [new_event(f"e-{number}")]) for number in range(10)]
+        committer = store._parts.path._committer
+        assert committer is not None
+        with committer._committing:
+            waits = [
+                asyncio.ensure_future(store.append_async(TENANT, [new_event(f"e-{number}")])) for number in range(10)
+            ]
+            while store._parts.sequencer.memory.next_position <= 11:
+                await asyncio.sleep(0)
         answers = await asyncio.gather(*waits, return_exceptions=True)
         assert len(list(store.read(TENANT))) == 1
         (event,) = (await store.append_async(TENANT, [new_event("e-3")])).events

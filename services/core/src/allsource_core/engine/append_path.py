@@ -286,9 +286,8 @@ class AppendPath:
 
     def begin_log_file(self) -> None:
         """Have the log go on in a new file, so that the ones before can go. Raises OSError: nothing has changed."""
-        if self._committer is None:
-            return
-        self._committer.begin_file()
+        if self._committer is not None:
+            self._committer.begin_file()
 
     # --- removals and policies ---
 

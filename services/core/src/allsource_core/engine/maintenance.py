@@ -26,9 +26,9 @@ from allsource_core.engine.log_format import EntityShortened
 from allsource_core.engine.log_writer import LogWriter
 from allsource_core.engine.maintenance_jobs import CompactJob, MergeKeysJob, RekeyJob, RetentionJob, SealJob
 from allsource_core.engine.manifest import KeyFileEntry
-from allsource_core.engine.memtable import Memtable
 from allsource_core.engine.options import StoreOptions
 from allsource_core.engine.retention import RetentionRule, Shortening
+from allsource_core.engine.retired_tables import RetiredTables
 from allsource_core.engine.sequencer import Sequencer
 from allsource_core.engine.stats import MaintenanceFigures
 
@@ -38,8 +38,6 @@ _log = logging.getLogger(__name__)
 
 _ROUND_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 5.0
-_DISPOSAL_SECONDS: Final = 60.0
-"""A reader that takes longer has the memtable for itself, and its end frees it all at once."""
 
 
 class Maintenance:
@@ -82,7 +80,7 @@ class Maintenance:
         self._retry_at = 0.0
         self._retention_at = 0.0
         self._on_removed: Callable[[], None] = lambda: None
-        self._retired: list[tuple[Memtable, float]] = []
+        self._retired = RetiredTables(catalog.is_read)
 
     def on_removed(self, call: Callable[[], None]) -> None:
         """Have this called when retention has removed something."""
@@ -158,7 +156,7 @@ class Maintenance:
                 self._drop_log_files()
                 self._finish_removals()
                 self.name_newest_log_file()
-                self._dispose_retired()
+                self._retired.dispose()
 
     def _do_next(self) -> bool:
         """Do the most urgent piece of work that there is; False if there is none."""
@@ -218,20 +216,10 @@ class Maintenance:
         self.figures.rows_removed += result.rows_removed
         self._path.turnstile.let_in()
         self._drop_log_files()
-        self._retired.append((table, time.monotonic() + _DISPOSAL_SECONDS))
+        self._retired.add(table)
         del table
-        self._dispose_retired()
+        self._retired.dispose()
         return True
-
-    def _dispose_retired(self) -> None:
-        """Give the memory of sealed memtables back, gently, once nobody reads from them."""
-        kept = []
-        for table, deadline in self._retired:
-            if not self._catalog.is_read(table):
-                table.dispose()
-            elif time.monotonic() < deadline:
-                kept.append((table, deadline))
-        self._retired = kept
 
     def _rebuild_keys(self) -> bool:
         """Make damaged key files anew from the segments; False if none is known to be damaged."""
@@ -356,6 +344,14 @@ class Maintenance:
             "erased": list(removed.erased.copy()),
             "removed_tenants": [one.tenant for one in pending if one.kind == "tenant"],
         }
+
+    def empty_log(self) -> None:
+        """If all is in segments, begin a log file in which nothing is, and remove the ones before. Raises OSError."""
+        with self._working:
+            if self._path.durable_position == self._catalog.manifest.sealed_through:
+                self._path.begin_log_file()
+                self._drop_log_files()
+                self.name_newest_log_file()
 
     def name_newest_log_file(self) -> None:
         """Have the manifest name the newest log file, so that it is missed if it is lost. Raises OSError."""

@@ -11,6 +11,7 @@ import os
 import select
 import sys
 import threading
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -37,8 +38,10 @@ def main() -> None:
     # Nothing but answers may reach the pipe, whatever a library prints.
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    while (data := read_message(sys.stdin.buffer)) is not None:
-        write_message(answers, msgspec.msgpack.encode(_answer(data)))
+    # A parent that was killed reads no answer.
+    with suppress(BrokenPipeError):
+        while (data := read_message(sys.stdin.buffer)) is not None:
+            write_message(answers, msgspec.msgpack.encode(_answer(data)))
 
 
 def _end_with_parent() -> None:

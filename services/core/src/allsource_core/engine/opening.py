@@ -66,6 +66,7 @@ class OpenStore(msgspec.Struct, kw_only=True):
             self.path.freeze()
             self.path.commit()
             self.maintenance.work()
+            self.maintenance.empty_log()
 
     def compact(self) -> None:
         """Do what maintenance finds to do."""

@@ -212,12 +212,14 @@ def _note_loss(directory: StoreDirectory, cut: LogCut, clock: Clock) -> None:
     manifest = directory.manifest
     if cut.lost_through == max([cut.kept_through, *(loss.last_position for loss in manifest.losses)]):
         return
+    stays = cut.file if cut.offset >= FILE_HEADER_BYTES else cut.file - 1
+    found = [number for number, _ in directory.paths.numbered(directory.paths.log, "log") if number <= stays]
     loss = Loss(cut.kept_through + 1, cut.lost_through, clock())
     directory.manifest = msgspec.structs.replace(
         manifest,
         generation=manifest.generation + 1,
         # The files behind go, or are gone.
-        newest_log_file=min(manifest.newest_log_file, cut.file - (cut.offset < FILE_HEADER_BYTES)),
+        newest_log_file=max(found, default=0),
         losses=[*manifest.losses, loss],
     )
     write_manifest(directory.paths.manifest, directory.manifest, directory.filesystem)
