@@ -6,10 +6,10 @@ all that a request pays for that.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import MutableMapping
 from contextvars import ContextVar
+from random import getrandbits
 from typing import Any, Final, NamedTuple
 
 from opentelemetry.trace import get_current_span
@@ -50,7 +50,8 @@ def begin_request(request_id: str | None, traceparent: str | None) -> RequestIds
             is replaced by a new random one.
         traceparent: the caller's W3C ``traceparent``; without a valid one a new trace begins.
     """
-    fresh = os.urandom(40).hex()
+    # Names, not secrets. The system's own randomness is a call into the kernel, around which other threads take over.
+    fresh = f"{getrandbits(320):080x}"
     if request_id is None or _REQUEST_ID.match(request_id) is None:
         request_id = fresh[:32]
     trace_id = _trace_id(traceparent) if traceparent is not None else None
