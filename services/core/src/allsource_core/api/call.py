@@ -6,8 +6,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import msgspec
-from aiohttp.web import BaseRequest, Response, StreamResponse
+from aiohttp.web import BaseRequest, StreamResponse
 
+from allsource_core.api.answers import JsonResponse
 from allsource_shared.context import RequestIds
 from allsource_shared.permissions import Permission, Role
 from allsource_shared.routes import JSON, Match
@@ -62,11 +63,11 @@ Handler = Callable[[Call], Awaitable[StreamResponse]]
 _encoder = msgspec.json.Encoder()
 
 
-def json_response(body: Any, status: int = 200) -> Response:
+def json_response(body: Any, status: int = 200) -> JsonResponse:
     """Encode a struct as the answer."""
     return encoded_response(_encoder.encode(body), status)
 
 
-def encoded_response(body: bytes, status: int = 200) -> Response:
+def encoded_response(body: bytes, status: int = 200) -> JsonResponse:
     """JSON as the answer."""
-    return Response(body=body, status=status, content_type=JSON)
+    return JsonResponse(body=body, status=status, content_type=JSON)
