@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 
@@ -100,6 +101,27 @@ class TestMetrics:
         ok = 'allsource_http_requests_total{method="POST",operation="append_event",status="201"}'
         bad = 'allsource_http_requests_total{method="POST",operation="append_event",status="400"}'
         assert (grown(ok), grown(bad)) == (1, 1)
+
+    def test_durations_are_counted_in_buckets_that_include_the_shorter_ones(
+        self, anonymous: httpx.Client, admin: httpx.Client, entity: str
+    ):
+        before = samples(anonymous)
+        for _ in range(3):
+            admin.post(EVENTS, json={"event_type": "a", "entity_id": entity, "payload": 1})
+        after = samples(anonymous)
+        for family, label in (
+            ("allsource_ingestion_duration_seconds", ""),
+            ("allsource_http_request_duration_seconds", 'operation="append_event"'),
+        ):
+            series = "{" + label + "}" if label else ""
+            assert after[f"{family}_count{series}"] - before.get(f"{family}_count{series}", 0) == 3
+            assert after[f"{family}_sum{series}"] > before.get(f"{family}_sum{series}", 0)
+            of_family = [name for name in after if name.startswith(f"{family}_bucket") and label in name]
+            bounds = [float(re.findall('le="([^"]+)"', name)[0]) for name in of_family]
+            assert bounds == [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, math.inf]
+            counts = [after[name] for name in of_family]
+            assert counts == sorted(counts)
+            assert counts[-1] == after[f"{family}_count{series}"]
 
     def test_nothing_that_callers_choose_becomes_a_label(self, core: Core, anonymous: httpx.Client, entity: str):
         with core.client() as client:

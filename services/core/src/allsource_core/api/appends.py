@@ -119,8 +119,7 @@ class AppendRoutes:
             dry_run=options.dry_run,
         )
         if not (appended.duplicate or appended.dry_run):
-            self._metrics.events_ingested.inc(len(appended))
-            self._metrics.ingestion_seconds.observe(time.perf_counter() - started)
+            self._metrics.appended(len(appended), time.perf_counter() - started)
         return appended
 
 
