@@ -84,7 +84,12 @@ class Dispatcher:
             match = self._routes.match(request.method, path)
             operation = match.route.operation
             call = Call(request, match, query.decode("utf-8", "surrogateescape"), ids, None, [])
-            response = await self._serve(call)
+            response = await self._admit(call)(call)
+            if not response.prepared:
+                response.headers[REQUEST_ID_HEADER] = ids.request_id
+                response.headers[hdrs.SERVER] = SERVER_NAME
+                if call.ignored:
+                    warn_of_ignored(response, call.ignored)
             status = response.status
         except asyncio.CancelledError:
             raise
@@ -107,7 +112,8 @@ class Dispatcher:
             self._finish(request.method, operation, status, time.perf_counter() - started)
         return response
 
-    async def _serve(self, call: Call) -> StreamResponse:
+    def _admit(self, call: Call) -> Handler:
+        """Let a call in, if its caller may make it; returns the handler that serves it."""
         route = call.match.route
         handler = self._handlers.get(route.operation)
         if handler is None:
@@ -115,13 +121,7 @@ class Dispatcher:
         if self._lifecycle.phase is Phase.STOPPING and not route.path.startswith("/health"):
             raise ApiError("stopping", "the service is shutting down", headers={"Retry-After": "1"})
         call.caller = self._authenticator.admit(call.request, route)
-        response = await handler(call)
-        if not response.prepared:
-            response.headers[REQUEST_ID_HEADER] = call.ids.request_id
-            response.headers[hdrs.SERVER] = SERVER_NAME
-            if call.ignored:
-                warn_of_ignored(response, call.ignored)
-        return response
+        return handler
 
     def _refuse(self, error: Exception, ids: RequestIds) -> StreamResponse:
         refusal = to_api_error(error)
