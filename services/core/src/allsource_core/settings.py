@@ -82,7 +82,10 @@ class StorageSettings(msgspec.Struct, frozen=True):
     cache_mb: Annotated[
         int,
         Meta(
-            ge=0, le=64 * 1024, description="MiB of decoded segments that are kept for reads in the order of positions."
+            ge=0,
+            le=64 * 1024,
+            description="MiB of what is decoded of segments and kept: row groups, for reads of one entity, and whole "
+            "ones, for reads in the order of positions.",
         ),
     ] = 128
     removal_seconds: Annotated[

@@ -126,7 +126,8 @@ def test_both_forms_of_append_and_read_give_the_same(made: Made) -> None:
         with pytest.raises(VersionConflictError):
             await store.append_async(TENANT, [new_event("x")], expected_versions={"x": 0})
         (second,) = (await store.append_async(TENANT, [new_event("x")], expected_versions={"x": 1})).events
-        assert [chunk async for chunk in store.read_async(TENANT)] == list(store.read_chunks(TENANT))
+        found = [event async for chunk in store.read_async(TENANT) for event in chunk]
+        assert found == list(store.read(TENANT)) == [event, second]
         newest = EventQuery(descending=True, limit=1)
         assert [chunk async for chunk in store.read_async(TENANT, newest)] == [[second]]
         assert await store.get_async(TENANT, event.id) == store.get(TENANT, event.id) == event

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allsource_core.engine import Event, EventQuery, EventStore, StoreOptions
+from allsource_core.engine import Event, EventQuery, EventStore, StoreOptions, reading
 from allsource_core.engine.event_columns import EventColumns, StoredEvents
 from allsource_core.engine.memory import Memory
 from allsource_core.engine.memtable import Memtable
@@ -212,7 +212,11 @@ def test_a_scan_gives_every_event_once_in_order(
     assert [event.position for event in store.read(TENANT, query)] == expected[:limit]
 
 
-def test_a_scan_on_an_event_loop_gives_the_same_and_lets_others_run(store: EventStore) -> None:
+def test_a_scan_on_an_event_loop_gives_the_same_and_lets_others_run(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "_TURN_SECONDS", 0)
+
     async def check() -> None:
         turns = 0
 

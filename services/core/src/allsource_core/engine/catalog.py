@@ -237,6 +237,7 @@ class Catalog:
         for segment in old_segments:
             self._obsolete.append((self.paths.segment(segment.entry.file), segment.entry.removals_through))
             segment.mark_obsolete()
+            self._cache.drop(segment.entry.file)
         for file in old_keys:
             file.mark_obsolete(self._filesystem)
 

@@ -1,47 +1,54 @@
-"""Decoded segments that are kept, within a bound of bytes, and decoded ahead."""
+"""What is decoded of segments and kept, within a bound of bytes; and decoding ahead."""
 
 from __future__ import annotations
 
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Final
 
 from allsource_core.engine.decoded_segment import DecodedSegment
+from allsource_core.engine.row_group import RowGroup
 from allsource_core.engine.segment_reader import SegmentReader
 
 __all__ = ["DecodedCache"]
 
+_WHOLE: Final = -1
+"""In the place of a row group's number."""
+
 
 class DecodedCache:
-    """The segments that were asked for last. Each is decoded once at a time: others who want it wait.
+    """What was asked for last: whole segments, which reads in the order of positions go through, and row groups, which
+    entities are read from. A segment is decoded once at a time: others who want it wait.
+
+    Segments are immutable, so nothing that is kept is ever out of date.
 
     Args:
-        bytes_max: how much to keep. A segment that is larger alone is decoded for whoever asks, and not kept. What
-            callers hold themselves is beyond the bound.
+        bytes_max: how much to keep of both together. What is larger alone is decoded for whoever asks, and not kept.
+            What callers hold themselves is beyond the bound.
     """
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._bytes = 0
         self._lock = threading.Lock()
-        # By number of the file, which is never used twice.
-        self._segments: OrderedDict[int, DecodedSegment] = OrderedDict()
+        # By number of the file, which is never used twice, and of the row group. The one asked for last comes last.
+        self._kept: OrderedDict[tuple[int, int], DecodedSegment | RowGroup] = OrderedDict()
         self._pending: dict[int, Future[DecodedSegment]] = {}
         self._executor: ThreadPoolExecutor | None = None
         self._closed = False
 
     @property
     def nbytes(self) -> int:
-        """Of the segments that are kept, in bytes."""
+        """Of what is kept, in bytes."""
         return self._bytes
 
     def get(self, reader: SegmentReader) -> DecodedSegment:
         """The segment of a reader. Raises what `SegmentReader.decode` does."""
         file = reader.entry.file
         with self._lock:
-            segment = self._segments.get(file)
-            if segment is not None:
-                self._segments.move_to_end(file)
+            segment = self._find((file, _WHOLE))
+            if isinstance(segment, DecodedSegment):
                 return segment
             future = self._pending.get(file)
             is_ours = future is None
@@ -51,11 +58,29 @@ class DecodedCache:
             self._decode(reader, future)
         return future.result()
 
+    def row_group(self, reader: SegmentReader, number: int) -> RowGroup:
+        """A row group of a reader's segment. Raises what `SegmentReader.row_group` does.
+
+        Two threads may decode one at the same time: that costs no more than waiting.
+        """
+        group = self.kept_row_group(reader, number)
+        if group is None:
+            group = reader.row_group(number)
+            with self._lock:
+                self._keep((reader.entry.file, number), group)
+        return group
+
+    def kept_row_group(self, reader: SegmentReader, number: int) -> RowGroup | None:
+        """The same if it is kept; reads nothing."""
+        with self._lock:
+            group = self._find((reader.entry.file, number))
+        return group if isinstance(group, RowGroup) else None
+
     def prefetch(self, reader: SegmentReader) -> None:
         """Decode a segment in a thread beside, unless it is there or on its way, or another one is."""
         file = reader.entry.file
         with self._lock:
-            if self._closed or self._pending or file in self._segments or reader.entry.bytes > self._bytes_max:
+            if self._closed or self._pending or (file, _WHOLE) in self._kept or reader.entry.bytes > self._bytes_max:
                 return
             future = self._pending[file] = Future()
             if self._executor is None:
@@ -63,9 +88,10 @@ class DecodedCache:
             self._executor.submit(self._decode, reader, future)
 
     def drop(self, file: int) -> None:
-        """Forget the segment of this file number."""
+        """Forget everything of the segment of this file number."""
         with self._lock:
-            self._forget(file)
+            for key in [key for key in self._kept if key[0] == file]:
+                self._forget(key)
 
     def close(self) -> None:
         """Forget everything, once the decoding under way has ended."""
@@ -75,7 +101,7 @@ class DecodedCache:
         if executor is not None:
             executor.shutdown()
         with self._lock:
-            self._segments.clear()
+            self._kept.clear()
             self._bytes = 0
 
     def _decode(self, reader: SegmentReader, future: Future[DecodedSegment]) -> None:
@@ -89,14 +115,27 @@ class DecodedCache:
             return
         with self._lock:
             del self._pending[file]
-            if not self._closed and segment.nbytes <= self._bytes_max:
-                self._segments[file] = segment
-                self._bytes += segment.nbytes
-                while self._bytes > self._bytes_max:
-                    self._forget(next(iter(self._segments)))
+            self._keep((file, _WHOLE), segment)
         future.set_result(segment)
 
-    def _forget(self, file: int) -> None:
-        segment = self._segments.pop(file, None)
-        if segment is not None:
-            self._bytes -= segment.nbytes
+    # --- under the lock ---
+
+    def _find(self, key: tuple[int, int]) -> DecodedSegment | RowGroup | None:
+        found = self._kept.get(key)
+        if found is not None:
+            self._kept.move_to_end(key)
+        return found
+
+    def _keep(self, key: tuple[int, int], decoded: DecodedSegment | RowGroup) -> None:
+        if self._closed or decoded.nbytes > self._bytes_max:
+            return
+        self._forget(key)
+        self._kept[key] = decoded
+        self._bytes += decoded.nbytes
+        while self._bytes > self._bytes_max:
+            self._forget(next(iter(self._kept)))
+
+    def _forget(self, key: tuple[int, int]) -> None:
+        decoded = self._kept.pop(key, None)
+        if decoded is not None:
+            self._bytes -= decoded.nbytes

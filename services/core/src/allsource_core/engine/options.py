@@ -36,7 +36,8 @@ class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
         wait_seconds_max: how long an append waits for room before it is refused as overloaded.
         removal_seconds: how long a removal waits for others, so that segments are rewritten once for all of them.
         retention_seconds: between two looks for what retention removes.
-        cache_bytes_max: of decoded segments, for reads in the order of positions.
+        cache_bytes_max: of what is decoded of segments and kept: row groups, for reads of one entity, and whole ones,
+            for reads in the order of positions.
         maintenance: ``process``: sealing and compaction run in a child process; ``thread``: in a thread of this one,
             for programs that may not start others.
     """

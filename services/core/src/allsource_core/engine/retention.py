@@ -16,6 +16,7 @@ from allsource_core.engine.manifest import SegmentEntry
 from allsource_core.engine.segment_format import SHORTENED
 from allsource_core.engine.segment_reader import OpenFiles, SegmentReader, check_segment
 from allsource_core.engine.states import EntityState, fold, state_of_snapshot
+from allsource_core.engine.tenants import TenantKey
 
 __all__ = ["RetentionRule", "Shortening", "find_shortenings"]
 
@@ -143,7 +144,8 @@ def _state(
 
     None where a removal is so new that no segment tells of it yet, nor of the state that it left: wait for that one.
     """
-    rows = [reader.entity_rows(rule.tenant, rule.tenant_id, entity_id, 1, version) for reader in readers]
+    tenant = TenantKey(rule.tenant, rule.tenant_id)
+    rows = [reader.entity_rows(tenant, entity_id, 1, version) for reader in readers]
     # A marker stands where its removal was recorded, which may be behind events that it left.
     markers = [marker for part in rows for marker in part.markers]
     state = EntityState()

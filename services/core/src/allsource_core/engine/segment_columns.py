@@ -20,13 +20,14 @@ __all__ = [
     "NONE",
     "NO_TAGS",
     "binaries",
+    "characters",
     "entity_range",
     "integers",
+    "one_batch",
     "one_chunk",
     "tag_tuples",
     "texts",
     "timestamps",
-    "types",
 ]
 
 NONE: Final[Iterable[Any]] = repeat(None)
@@ -38,6 +39,12 @@ def one_chunk(column: pa.ChunkedArray[Any]) -> Any:
     if column.num_chunks == 1:
         return column.chunk(0)
     return column.unify_dictionaries().combine_chunks()
+
+
+def one_batch(table: pa.Table) -> pa.RecordBatch:
+    """A table of some rows with each column as one array; without a copy if it is of one row group."""
+    batches = table.to_batches()
+    return batches[0] if len(batches) == 1 else table.unify_dictionaries().combine_chunks().to_batches()[0]
 
 
 def integers(array: Any) -> npt.NDArray[Any]:
@@ -64,14 +71,6 @@ def timestamps(array: Any, recorded_at: Any) -> npt.NDArray[np.int64]:
     return integers(pc.coalesce(array, recorded_at))
 
 
-def types(array: Any) -> Iterable[str]:
-    """Strings of a dictionary array, one object per distinct value where there is only one."""
-    dictionary = array.dictionary
-    if len(dictionary) == 1:
-        return repeat(dictionary[0].as_py())
-    return texts(dictionary.take(array.indices))
-
-
 def tag_tuples(array: Any) -> list[tuple[str, ...]]:
     """Lists of strings as tuples; null as the empty one."""
     values = texts(array.flatten())
@@ -81,6 +80,13 @@ def tag_tuples(array: Any) -> list[tuple[str, ...]]:
         found.append(tuple(values[start:end]))
         start = end
     return found
+
+
+def characters(array: Any) -> tuple[npt.NDArray[np.int32], memoryview]:
+    """Strings without nulls as where each begins, and the last one ends, in the bytes of all of them; not a copy."""
+    _, offsets_buffer, data = array.buffers()
+    offsets = np.frombuffer(offsets_buffer, np.int32)[array.offset : array.offset + len(array) + 1]
+    return offsets, memoryview(b"" if data is None else data)
 
 
 def entity_range(column: Any, entity_id: str, low: int, high: int) -> tuple[int, int]:

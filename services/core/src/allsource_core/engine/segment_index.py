@@ -119,10 +119,11 @@ class SegmentIndex:
             end = bisect_right(starts, (tenant, entity_id, max_version))
         return range(first, end)
 
-    def is_of_one_tenant(self, tenant: int, groups: range) -> bool:
-        """Whether all rows of these row groups are certainly this tenant's."""
+    def tenant_of(self, number: int) -> int | None:
+        """The tenant that all rows of a row group are certainly of, if it is known."""
         starts = self._starts
-        return groups.stop < len(starts) and starts[groups.start][0] == tenant == starts[groups.stop][0]
+        tenant = starts[number][0]
+        return tenant if number + 1 < len(starts) and starts[number + 1][0] == tenant else None
 
 
 def _split(data: memoryview, path: Path) -> tuple[_Head, memoryview]:

@@ -23,6 +23,7 @@ from allsource_core.engine.filesystem import Filesystem, LocalFilesystem
 from allsource_core.engine.opening import OpenStore, open_in_memory, open_store
 from allsource_core.engine.options import StoreOptions
 from allsource_core.engine.queries import EventQuery
+from allsource_core.engine.reading import limited, limited_async
 from allsource_core.engine.recovery import RecoveryProgress
 from allsource_core.engine.removal_requests import RemovalRequests
 from allsource_core.engine.state_reader import StateReader, state_as_of
@@ -197,11 +198,8 @@ class EventStore:
             query: what to select; everything by default.
             up_to: the last position to look at, at most `last_position`.
         """
-        self._check_open()
         query = query or _EVERYTHING
-        bound = self.last_position if up_to is None else min(up_to, self.last_position)
-        chunks = self._catalog.view.read(self._numbers.key(tenant_id), query, bound)
-        return _limited(chunks, query.limit)
+        return limited(self._chunks(tenant_id, query, up_to), query.limit)
 
     def read_async(
         self, tenant_id: str, query: EventQuery | None = None, *, up_to: int | None = None
@@ -210,33 +208,13 @@ class EventStore:
 
         To be closed (`contextlib.aclosing`) if it is left before its end.
         """
-        self._check_open()
         query = query or _EVERYTHING
-        bound = self.last_position if up_to is None else min(up_to, self.last_position)
-        return self._read_async(tenant_id, query, bound)
+        return limited_async(self._chunks(tenant_id, query, up_to), query.limit, self._readers)
 
-    async def _read_async(self, tenant_id: str, query: EventQuery, up_to: int) -> AsyncGenerator[list[Event], None]:
-        view, tenant = self._catalog.view, self._numbers.key(tenant_id)
-        cold, warm = view.cold(tenant, query, up_to), view.warm(tenant, query, up_to)
-        parts = [(warm, False), (cold, True)] if query.descending else [(cold, True), (warm, False)]
-        loop = asyncio.get_running_loop()
-        left = query.limit
-        for chunks, reads_files in parts:
-            if reads_files and not view.segments:
-                continue
-            while left != 0:
-                if reads_files:
-                    chunk = await loop.run_in_executor(self._readers, next, chunks, None)
-                else:
-                    chunk = next(chunks, None)
-                    await asyncio.sleep(0)
-                if chunk is None:
-                    break
-                if left is not None:
-                    chunk = chunk[:left]
-                    left -= len(chunk)
-                if chunk:
-                    yield chunk
+    def _chunks(self, tenant_id: str, query: EventQuery, up_to: int | None) -> Iterator[list[Event]]:
+        self._check_open()
+        bound = self.last_position if up_to is None else min(up_to, self.last_position)
+        return self._catalog.view.read(self._numbers.key(tenant_id), query, bound)
 
     def get(self, tenant_id: str, event_id: UUID) -> Event | None:
         """The tenant's durable event of this id, whether its author gave the id or the engine.
@@ -377,16 +355,3 @@ class EventStore:
         """Do now what maintenance would do some time: apply removals, merge small segments. Raises: as `seal`."""
         self._check_open()
         self._parts.compact()
-
-
-def _limited(chunks: Iterator[list[Event]], limit: int | None) -> Iterator[list[Event]]:
-    """The lists that are not empty, up to so many events."""
-    left = limit
-    for chunk in chunks:
-        if left is not None:
-            chunk = chunk[:left]
-            left -= len(chunk)
-        if chunk:
-            yield chunk
-        if left == 0:
-            return

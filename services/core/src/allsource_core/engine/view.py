@@ -10,6 +10,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from typing import Final
 from uuid import UUID
 
 import msgspec
@@ -31,7 +32,10 @@ from allsource_core.engine.segment_reader import SegmentReader
 from allsource_core.engine.states import EntityState, state_of_snapshot
 from allsource_core.engine.tenants import TenantKey
 
-__all__ = ["View"]
+__all__ = ["READS_FILES", "View"]
+
+READS_FILES: Final[list[Event]] = []
+"""Among the lists of a read, told by its identity: the next step may read files, or take long."""
 
 _CONDITION_SECONDS_MAX = 2.0
 _CONDITION_ROW_GROUPS_MAX = 8192
@@ -88,27 +92,50 @@ class View:
                 yield self._readable(number, query, events) if self.removed else events
 
     def cold(self, tenant: TenantKey, query: EventQuery, up_to: int) -> Iterator[list[Event]]:
-        """Those of them that are in segments, a list, perhaps empty, at least once a segment, so that whoever wants no
-        more can stop. Reads files: not for an event loop.
+        """Those of them that are in segments, as lists, some of them empty. `READS_FILES` comes before each step that
+        may read files: that is not for an event loop, and whoever wants no more can stop there.
         """
+        if not self.segments or not tenant.number:
+            return
         if self.sealed_through > up_to and (query.before_position is None or query.before_position > up_to + 1):
             # The view is newer than the position that the reader asked for.
             query = msgspec.structs.replace(query, before_position=up_to + 1)
+        if not all(segment.has_index for segment in self.segments):
+            yield READS_FILES
         segments = self._segments_of(tenant, query)
         if query.descending:
             segments.reverse()
+        chunks = self._of_entity if query.entity_id is not None else self._by_position
+        for events in chunks(segments, tenant, query):
+            yield self._readable(tenant.number, query, events) if self.removed and events else events
+
+    def _by_position(
+        self, segments: list[SegmentReader], tenant: TenantKey, query: EventQuery
+    ) -> Iterator[list[Event]]:
+        """What segments have of a query, each of them decoded as a whole, the next one ahead."""
         for index, segment in enumerate(segments):
-            if query.entity_id is not None:
-                found = self._entity_events(segment, tenant, query.entity_id, query)
-                chunks: Iterator[list[Event]] = iter([found] if found else [])
-            else:
-                decoded = self._cache.get(segment)
-                if index + 1 < len(segments):
-                    self._cache.prefetch(segments[index + 1])
-                chunks = self._decoded_events(decoded, tenant.number, query)
-            for events in chunks:
-                yield self._readable(tenant.number, query, events) if self.removed else events
-            yield []
+            yield READS_FILES
+            decoded = self._cache.get(segment)
+            if index + 1 < len(segments):
+                self._cache.prefetch(segments[index + 1])
+            for events in self._decoded_events(decoded, tenant.number, query):
+                yield events
+                # A list may take 20 ms to make.
+                yield READS_FILES
+
+    def _of_entity(self, segments: list[SegmentReader], tenant: TenantKey, query: EventQuery) -> Iterator[list[Event]]:
+        """What segments have of a query for one entity, from the row groups that hold it."""
+        is_all = query.event_type is None and query.since is None and query.until is None and not query.tags
+        entity_id = query.entity_id or ""
+        for segment in segments:
+            numbers = segment.index.row_groups(tenant.number, entity_id, query.from_version, query.to_version)
+            for number in reversed(numbers) if query.descending else numbers:
+                group = self._cache.kept_row_group(segment, number)
+                if group is None:
+                    yield READS_FILES
+                    group = self._cache.row_group(segment, number)
+                for events in group.select(tenant, query):
+                    yield events if is_all else [event for event in events if query.selects(event)]
 
     def _decoded_events(self, decoded: DecodedSegment, tenant: int, query: EventQuery) -> Iterator[list[Event]]:
         """What a segment has of what a query selects: at least as many as its limit, if there are so many to read.
@@ -134,27 +161,9 @@ class View:
         # What is erased bears no tags any more.
         return [event for event in events if not event.erased] if query.tags else events
 
-    def _entity_events(
-        self, segment: SegmentReader, tenant: TenantKey, entity_id: str, query: EventQuery
-    ) -> list[Event]:
-        rows = segment.entity_rows(*tenant, entity_id, query.from_version, query.to_version)
-        before = query.before_position
-        found = [
-            event
-            for event in rows.events
-            if event.position > query.after_position and (before is None or event.position < before)
-        ]
-        if query.event_type is not None or query.tags or not query.is_plain:
-            found = [event for event in found if query.selects(event)]
-        if query.descending:
-            found.reverse()
-        return found
-
     def _segments_of(self, tenant: TenantKey, query: EventQuery) -> list[SegmentReader]:
         """The segments that may hold what a query selects, oldest first. Costs about 1 µs a segment."""
         number = tenant.number
-        if not number or not self.segments:
-            return []
         start = bisect_left(self.segments, query.after_position + 1, key=_last_position)
         before = query.before_position
         hashes = []
@@ -368,7 +377,7 @@ class View:
         for segment in self.segments if tenant.number else ():
             if not segment.index.has_markers or not segment.may_contain(key):
                 continue
-            for marker in segment.entity_rows(*tenant, entity_id).markers:
+            for marker in segment.entity_rows(tenant, entity_id).markers:
                 if newest is None or (marker.version, marker.position) > (newest[0], newest[2]):
                     payload = marker.payload if marker.kind == SHORTENED else b""
                     newest = marker.version, payload, marker.position, marker.recorded_at

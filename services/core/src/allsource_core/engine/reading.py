@@ -1,0 +1,70 @@
+"""Going through what a view gives: for a caller in a thread, and for one on an event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Iterator
+from concurrent.futures import Executor
+from typing import Final
+
+from allsource_core.engine.events import Event
+from allsource_core.engine.view import READS_FILES
+
+__all__ = ["limited", "limited_async"]
+
+_TURN_SECONDS: Final = 0.001
+"""For so long a read goes on on an event loop before others get their turn."""
+
+_TOGETHER_EVENTS: Final = 1024
+_TOGETHER_SECONDS: Final = 0.01
+"""So many events, or what was found in so long a time, come back from a thread together: going there and back takes
+0.1 ms."""
+
+
+def limited(chunks: Iterator[list[Event]], limit: int | None) -> Iterator[list[Event]]:
+    """The lists that are not empty, up to so many events."""
+    left = limit
+    for chunk in chunks:
+        if left is not None:
+            chunk = chunk[:left]
+            left -= len(chunk)
+        if chunk:
+            yield chunk
+        if left == 0:
+            return
+
+
+async def limited_async(
+    chunks: Iterator[list[Event]], limit: int | None, readers: Executor
+) -> AsyncGenerator[list[Event], None]:
+    """The same on an event loop: files are read in other threads, and others run in between."""
+    loop = asyncio.get_running_loop()
+    left, may_follow = limit, True
+    turn_ends = time.monotonic() + _TURN_SECONDS
+    for chunk in chunks:
+        if chunk is READS_FILES:
+            chunk, may_follow = await loop.run_in_executor(readers, _read_on, chunks, left)
+            turn_ends = time.monotonic() + _TURN_SECONDS
+        elif time.monotonic() >= turn_ends:
+            await asyncio.sleep(0)
+            turn_ends = time.monotonic() + _TURN_SECONDS
+        if left is not None:
+            chunk = chunk[:left]
+            left -= len(chunk)
+        if chunk:
+            yield chunk
+        if left == 0 or not may_follow:
+            return
+
+
+def _read_on(chunks: Iterator[list[Event]], wanted: int | None) -> tuple[list[Event], bool]:
+    """In a thread: go on with a read for a while. What it gives, and whether more may follow."""
+    found: list[Event] = []
+    enough = _TOGETHER_EVENTS if wanted is None else min(wanted, _TOGETHER_EVENTS)
+    ends = time.monotonic() + _TOGETHER_SECONDS
+    for chunk in chunks:
+        found = found + chunk if found else chunk
+        if len(found) >= enough or time.monotonic() > ends:
+            return found, True
+    return found, False
