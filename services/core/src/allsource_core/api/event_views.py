@@ -28,9 +28,10 @@ _SECOND_CHARACTERS: Final = 20
 # the next 281 million million events.
 _SHORT_POSITION_END: Final = 1 << 48
 
-_BEHIND_ID: Final = b'%b%b%b"timestamp":"%b%06dZ","recorded_at":"%b%06dZ","version":%d,"position":%d}'
-_ROW: Final = b'{"id":"%b%04x-7000-8000-%012x",' + _BEHIND_ID
-_ROW_WITH_ID: Final = b'{"id":"%b",' + _BEHIND_ID
+_TIME_OF_ID: Final = b"%b%04x-7000-8000-"
+_BEHIND_ID: Final = b'",%b%b%b"timestamp":"%b","recorded_at":"%b","version":%d,"position":%d}'
+_ROW: Final = b'{"id":"%b%012x' + _BEHIND_ID
+_ROW_WITH_ID: Final = b'{"id":"%b' + _BEHIND_ID
 _NAMES: Final = b'"event_type":%b,"entity_id":%b,"tenant_id":%b,"payload":'
 _NO_OPTIONS: Final = b',"metadata":null,"tags":[],'
 _ERASED_OPTIONS: Final = b',"metadata":null,"tags":null,'
@@ -43,49 +44,55 @@ _APPENDED_ROW_WITH_ID: Final = b'{"event_id":"%b","timestamp":"%b","recorded_at"
 
 
 def event_rows(events: Iterable[Event]) -> Iterator[bytes]:
-    """`EventView` of each event, as JSON. 0.8 µs an event.
+    """`EventView` of each event, as JSON. 0.6 µs an event of one append, 1 µs where each is of another one.
 
     Neighbours share much: what was written for one event is used for the next while it holds.
     """
-    second = -_SECOND_US
+    last = second = -_SECOND_US
     minute = -1
-    second_text = minute_text = names = b""
+    time_of_id = minute_text = recorded = second_text = names = b""
     entity_id = event_type = tenant_id = None
     for event in events:
-        recorded_at, position, timestamp = event.recorded_at, event.position, event.timestamp
-        fraction = recorded_at - second
-        if not 0 <= fraction < _SECOND_US:
-            fraction = recorded_at % _SECOND_US
-            second = recorded_at - fraction
-            second_text = _down_to_second(second)
+        recorded_at, position = event.recorded_at, event.position
+        if recorded_at != last:
+            last = recorded_at
+            fraction = recorded_at - second
+            if not 0 <= fraction < _SECOND_US:
+                fraction = recorded_at % _SECOND_US
+                second = recorded_at - fraction
+                second_text = _down_to_second(second)
+            recorded = b"%b%06dZ" % (second_text, fraction)
+            milliseconds = recorded_at // 1000
+            if milliseconds >> 16 != minute:
+                minute = milliseconds >> 16
+                minute_text = b"%08x-" % minute
+            time_of_id = _TIME_OF_ID % (minute_text, milliseconds & 0xFFFF)
         if event.entity_id != entity_id or event.event_type != event_type or event.tenant_id != tenant_id:
             entity_id, event_type, tenant_id = event.entity_id, event.event_type, event.tenant_id
             names = _NAMES % (_encode(event_type), _encode(entity_id), _encode(tenant_id))
         options = _NO_OPTIONS
         if event.metadata is not None or event.tags or event.erased:
             options = _options(event)
-        when_text, when_fraction = second_text, fraction
-        if timestamp != recorded_at:
-            when_fraction = timestamp % _SECOND_US
-            when_text = _down_to_second(timestamp - when_fraction)
+        when = recorded if event.timestamp == recorded_at else _time(event.timestamp)
         # Each tuple in full: to put one together from parts costs a tenth of the whole.
         # fmt: off
         if event.client_id is None and position < _SHORT_POSITION_END:
-            milliseconds = recorded_at // 1000
-            if milliseconds >> 16 != minute:
-                minute = milliseconds >> 16
-                minute_text = b"%08x-" % minute
             made = _ROW % (
-                minute_text, milliseconds & 0xFFFF, position,
-                names, event.payload, options, when_text, when_fraction, second_text, fraction, event.version, position,
+                time_of_id, position,
+                names, event.payload, options, when, recorded, event.version, position,
             )
         else:
             made = _ROW_WITH_ID % (
                 event.id_text.encode(),
-                names, event.payload, options, when_text, when_fraction, second_text, fraction, event.version, position,
+                names, event.payload, options, when, recorded, event.version, position,
             )
         # fmt: on
         yield made if not event.erased else made[:-1] + _ERASED_END
+
+
+def _time(microseconds: int) -> bytes:
+    fraction = microseconds % _SECOND_US
+    return b"%b%06dZ" % (_down_to_second(microseconds - fraction), fraction)
 
 
 def _options(event: Event) -> bytes:
