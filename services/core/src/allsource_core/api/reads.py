@@ -21,6 +21,7 @@ from allsource_core.api.metrics import CoreMetrics
 from allsource_core.api.problem_details import SERVER_NAME
 from allsource_core.api.requests import parse_event_id, parse_query
 from allsource_core.api.warnings import warn_of_ignored
+from allsource_core.api.written_rows import WrittenRows
 from allsource_core.engine import (
     ENTITY_ID_BYTES_MAX,
     EVENT_TYPE_BYTES_MAX,
@@ -61,6 +62,7 @@ class ReadRoutes:
         self._store = store
         self._metrics = metrics
         self._waiting: Counter[str] = Counter()
+        self._written = WrittenRows()
 
     async def query_events(self, call: Call) -> StreamResponse:
         """``GET events/query``."""
@@ -82,24 +84,23 @@ class ReadRoutes:
         limit = parameters.limit or PAGE_LIMIT_DEFAULT
         # One more than asked for tells whether there is a next page.
         query = msgspec.structs.replace(query, limit=limit + 1)
-        rows: list[bytes] = []
-        size = last_position = 0
+        parts: list[bytes] = []
+        count = size = last_position = 0
         next_cursor = b"null"
         async with aclosing(self._store.read_async(tenant_id, query)) as chunks, aclosing(_pieces(chunks)) as pieces:
             async for events in pieces:
-                before = len(rows)
-                for row in event_rows(events[: limit - before]):
-                    if size > _PAGE_BYTES_MAX:
-                        break
-                    rows.append(row)
-                    size += len(row)
-                taken = len(rows) - before
-                if taken:
-                    last_position = events[taken - 1].position
+                wanted = events[: limit - count]
+                taken = 0
+                if wanted and size <= _PAGE_BYTES_MAX:
+                    rows, taken = self._written.write(wanted, _PAGE_BYTES_MAX - size)
+                    parts.append(rows)
+                    size += len(rows)
+                    count += taken
+                    last_position = wanted[taken - 1].position
                 if taken < len(events):
                     next_cursor = b'"%b"' % encode_cursor(last_position, parameters).encode()
                     break
-        return b'{"events":[%b],"count":%d,"next_cursor":%b}' % (b",".join(rows), len(rows), next_cursor)
+        return b'{"events":[%b],"count":%d,"next_cursor":%b}' % (b",".join(parts), count, next_cursor)
 
     async def _stream(self, call: Call, query: EventQuery) -> StreamResponse:
         response = StreamResponse(
