@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from allsource_core.engine import Event, EventQuery, EventStore, StoreOptions, segment_writer
+from allsource_core.engine import Event, EventQuery, EventStore, StoreOptions, decoded_cache, segment_writer
 from allsource_core.engine.decoded_cache import DecodedCache
 from allsource_core.engine.row_group import RowGroup
 from allsource_core.engine.segment_reader import SegmentReader
@@ -29,6 +29,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[EventStor
     """Two segments of small row groups; `long` is in many of them, `b` and `a` in one of each segment."""
     without_background_work(monkeypatch)
     monkeypatch.setattr(segment_writer, "ROW_GROUP_ROWS", GROUP_ROWS)
+    monkeypatch.setattr(decoded_cache, "_SELECTION_EVENTS_MIN", 3)
     with EventStore.open(tmp_path / "s", options=OPTIONS) as opened:
         for segment in range(2):
             for number in range(80):
@@ -81,8 +82,22 @@ def test_an_entity_that_is_read_again_is_read_from_memory(store: EventStore, rea
     assert len(before) == 144
     assert len(reads.groups) == len(set(reads.groups)) > 2 * 72 // GROUP_ROWS
     reads.groups.clear()
+    reads.events = 0
+    for chunk in store.read_chunks(TENANT, query):
+        chunk.clear()  # it is the reader's own
     assert list(store.read(TENANT, query)) == before
+    assert (reads.groups, reads.events) == ([], 0)
+    assert list(store.read(TENANT, EventQuery(entity_id="long", limit=100))) == before[:100]
     assert reads.groups == []
+
+
+def test_few_events_are_not_kept_beside_their_row_group(store: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    cache = store._parts.cache
+    for least, count in ((5, 0), (4, 2)):
+        monkeypatch.setattr(decoded_cache, "_SELECTION_EVENTS_MIN", least)
+        assert len(list(store.read(TENANT, EventQuery(entity_id="a")))) == 8
+        assert len([key for key in cache._kept if len(key) > 2]) == count
+    assert cache.nbytes == sum(decoded.nbytes for decoded in cache._kept.values())
 
 
 def test_a_read_on_an_event_loop_goes_to_a_thread_only_for_files(
@@ -151,10 +166,10 @@ def test_tenants_with_entities_of_one_name_never_see_each_others(store: EventSto
             group = reader.row_group(number)
             for tenant, is_mine in ((TENANT, True), ("other", False), ("nobody", False)):
                 key = TenantKey(store._numbers.get(tenant), tenant)
-                for events in group.select(key, query):
-                    assert tenant != "nobody"
-                    assert [event.payload != b'"not yours"' for event in events] == [is_mine] * len(events)
-                assert is_mine or list(group.select(key, EventQuery(entity_id="long"))) == []
+                events = group.select(key, query).first
+                assert [event.payload != b'"not yours"' for event in events] == [is_mine] * len(events)
+                assert tenant != "nobody" or events == []
+                assert is_mine or group.select(key, EventQuery(entity_id="long")).first == []
 
 
 def test_what_is_removed_between_two_reads_is_not_given_out_of_memory(store: EventStore) -> None:
@@ -205,7 +220,7 @@ def test_segments_that_are_replaced_leave_the_cache(store: EventStore) -> None:
     for entity_id in ENTITIES:
         list(store.read(TENANT, EventQuery(entity_id=entity_id)))
     list(store.read(TENANT))
-    files = {file for file, _ in cache._kept}
+    files = {key[0] for key in cache._kept}
     assert len(files) == 2
     store.removals.entity(TENANT, "a")
     store.seal()
@@ -223,7 +238,7 @@ def test_row_groups_and_whole_segments_share_one_bound(store: EventStore) -> Non
     kept: list[tuple[SegmentReader, int]] = []
     chance = random.Random(6)
     for reader, number in chance.choices(groups, k=200):
-        was_kept = cache.kept_row_group(reader, number) is not None
+        was_kept = cache.has_row_group(reader, number)
         assert not kept or kept[-1] != (reader, number) or was_kept
         group = cache.row_group(reader, number)
         assert cache.row_group(reader, number) is group
@@ -233,7 +248,7 @@ def test_row_groups_and_whole_segments_share_one_bound(store: EventStore) -> Non
         kept.append((reader, number))
     assert len(cache._kept) < len(groups)
     cache.drop(readers[0].entry.file)
-    assert {file for file, _ in cache._kept} <= {readers[1].entry.file}
+    assert {key[0] for key in cache._kept} <= {readers[1].entry.file}
     nothing = DecodedCache(0)
     assert nothing.row_group(*groups[0]) is not nothing.row_group(*groups[0])
     assert nothing.nbytes == 0

@@ -207,14 +207,14 @@ def by_entity(reader: SegmentReader, tenant: int, query: EventQuery) -> list[Eve
     """What the row groups of an entity have of a query, its limit aside."""
     bounds = query.entity_id or "", query.from_version, query.to_version
     numbers = list(reader.index.row_groups(tenant, *bounds))
-    chunks = [
-        events
-        for number in (numbers[::-1] if query.descending else numbers)
-        for events in reader.row_group(number).select(TenantKey(tenant, f"tenant-{tenant}"), query)
-    ]
-    if chunks and query.limit:
-        assert len(chunks[0]) <= query.limit
-    return [event for events in chunks for event in events if query.selects(event)]
+    key, found = TenantKey(tenant, f"tenant-{tenant}"), []
+    for number in numbers[::-1] if query.descending else numbers:
+        group = reader.row_group(number)
+        selection = group.select(key, query)
+        assert len(selection.first) <= (query.limit or SEGMENT_ROWS_MAX)
+        for events in (selection.first, *(group.events(piece, key, query) for piece in selection.rest)):
+            found += filter(query.selects, events)
+    return found
 
 
 @settings(max_examples=150, deadline=None)

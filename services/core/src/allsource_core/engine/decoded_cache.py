@@ -8,7 +8,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 from allsource_core.engine.decoded_segment import DecodedSegment
-from allsource_core.engine.row_group import RowGroup
+from allsource_core.engine.queries import EventQuery
+from allsource_core.engine.row_group import RowGroup, Selection
 from allsource_core.engine.segment_reader import SegmentReader
 
 __all__ = ["DecodedCache"]
@@ -17,14 +18,22 @@ _WHOLE: Final = -1
 """In the place of a row group's number."""
 
 
+_SELECTION_EVENTS_MIN: Final = 32
+"""Selections of fewer events are made anew, in 15 µs: readers of chance entities would push out what others need."""
+
+_Decoded = DecodedSegment | RowGroup | Selection
+_Key = tuple[int, int] | tuple[int, int, int, EventQuery]
+
+
 class DecodedCache:
-    """What was asked for last: whole segments, which reads in the order of positions go through, and row groups, which
-    entities are read from. A segment is decoded once at a time: others who want it wait.
+    """What was asked for last: whole segments, which reads in the order of positions go through; row groups, which
+    entities are read from; and the events that were made of these. A segment is decoded once at a time: others who want
+    it wait.
 
     Segments are immutable, so nothing that is kept is ever out of date.
 
     Args:
-        bytes_max: how much to keep of both together. What is larger alone is decoded for whoever asks, and not kept.
+        bytes_max: how much to keep of all together. What is larger alone is decoded for whoever asks, and not kept.
             What callers hold themselves is beyond the bound.
     """
 
@@ -33,7 +42,7 @@ class DecodedCache:
         self._bytes = 0
         self._lock = threading.Lock()
         # By number of the file, which is never used twice, and of the row group. The one asked for last comes last.
-        self._kept: OrderedDict[tuple[int, int], DecodedSegment | RowGroup] = OrderedDict()
+        self._kept: OrderedDict[_Key, _Decoded] = OrderedDict()
         self._pending: dict[int, Future[DecodedSegment]] = {}
         self._executor: ThreadPoolExecutor | None = None
         self._closed = False
@@ -63,18 +72,32 @@ class DecodedCache:
 
         Two threads may decode one at the same time: that costs no more than waiting.
         """
-        group = self.kept_row_group(reader, number)
-        if group is None:
+        key = reader.entry.file, number
+        with self._lock:
+            group = self._find(key)
+        if not isinstance(group, RowGroup):
             group = reader.row_group(number)
             with self._lock:
-                self._keep((reader.entry.file, number), group)
+                self._keep(key, group)
         return group
 
-    def kept_row_group(self, reader: SegmentReader, number: int) -> RowGroup | None:
-        """The same if it is kept; reads nothing."""
+    def has_row_group(self, reader: SegmentReader, number: int) -> bool:
+        """Whether it is kept: then to get it reads nothing, unless others push it out just then."""
+        return (reader.entry.file, number) in self._kept
+
+    def selection(self, reader: SegmentReader, number: int, tenant: int, query: EventQuery) -> Selection | None:
+        """What a row group has of a tenant's query for an entity, if it is kept; reads nothing."""
         with self._lock:
-            group = self._find((reader.entry.file, number))
-        return group if isinstance(group, RowGroup) else None
+            selection = self._find((reader.entry.file, number, tenant, query))
+        return selection if isinstance(selection, Selection) else None
+
+    def keep_selection(
+        self, reader: SegmentReader, number: int, tenant: int, query: EventQuery, selection: Selection
+    ) -> None:
+        """Keep what `RowGroup.select` made, if it is worth it: a few events are made as fast as they are kept."""
+        if len(selection.first) >= _SELECTION_EVENTS_MIN:
+            with self._lock:
+                self._keep((reader.entry.file, number, tenant, query), selection)
 
     def prefetch(self, reader: SegmentReader) -> None:
         """Decode a segment in a thread beside, unless it is there or on its way, or another one is."""
@@ -120,13 +143,13 @@ class DecodedCache:
 
     # --- under the lock ---
 
-    def _find(self, key: tuple[int, int]) -> DecodedSegment | RowGroup | None:
+    def _find(self, key: _Key) -> _Decoded | None:
         found = self._kept.get(key)
         if found is not None:
             self._kept.move_to_end(key)
         return found
 
-    def _keep(self, key: tuple[int, int], decoded: DecodedSegment | RowGroup) -> None:
+    def _keep(self, key: _Key, decoded: _Decoded) -> None:
         if self._closed or decoded.nbytes > self._bytes_max:
             return
         self._forget(key)
@@ -135,7 +158,7 @@ class DecodedCache:
         while self._bytes > self._bytes_max:
             self._forget(next(iter(self._kept)))
 
-    def _forget(self, key: tuple[int, int]) -> None:
+    def _forget(self, key: _Key) -> None:
         decoded = self._kept.pop(key, None)
         if decoded is not None:
             self._bytes -= decoded.nbytes

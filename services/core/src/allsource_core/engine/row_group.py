@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import pairwise, repeat
 from typing import Any, Final
 
@@ -16,10 +15,13 @@ from allsource_core.engine.queries import EventQuery
 from allsource_core.engine.segment_format import ERASED, SHORTENED
 from allsource_core.engine.tenants import TenantKey
 
-__all__ = ["COLUMNS", "EntityRows", "Marker", "RowGroup"]
+__all__ = ["COLUMNS", "EntityRows", "Marker", "RowGroup", "Selection"]
 
 COLUMNS: Final = ("entity_id", "version", "position", "kind", "event_type", "payload", "recorded_at")
 """What every row group is made from."""
+
+_EVENT_BYTES: Final = 300
+"""What an event takes beside its body, about."""
 
 _OBJECT_BYTES: Final = 4096
 """What a row group takes beside its columns, about."""
@@ -48,6 +50,23 @@ class EntityRows(msgspec.Struct, frozen=True, gc=False):
 
     events: list[Event]
     markers: list[Marker]
+
+
+class Selection(msgspec.Struct, frozen=True):
+    """What a row group has of a query for one entity.
+
+    Attributes:
+        first: events, in the order of the query, and not more than its limit; not to be changed.
+        rest: pieces of the row group, from which `RowGroup.events` makes those that follow.
+        nbytes: memory that this takes, about, in bytes.
+    """
+
+    first: list[Event]
+    rest: list[tuple[int, int]]
+    nbytes: int
+
+
+_NOTHING: Final = Selection([], [], 0)
 
 
 class RowGroup:
@@ -106,28 +125,34 @@ class RowGroup:
         self._client_ids = rows.get("event_id")
         self.nbytes = _OBJECT_BYTES + batch.get_total_buffer_size()
 
-    def select(self, tenant: TenantKey, query: EventQuery) -> Iterator[list[Event]]:
-        """Events of the entity that a query names, in its order, between its bounds of versions and positions.
+    def select(self, tenant: TenantKey, query: EventQuery) -> Selection:
+        """What is here of the entity that a query names, between its bounds of versions and positions.
 
-        What else it asks for is not looked at; so the list that comes first has as many events as its limit, at most,
-        and those that come afterwards the others.
+        What else it asks for is not looked at; so the limit only says how many events are made first.
         """
         assert query.entity_id is not None
         low, high = self._range(tenant.number, query.entity_id, query.from_version, query.to_version)
+        pieces: list[tuple[int, int]] = []
         runs = self._runs(low, high)
         for low, high in reversed(runs) if query.descending else runs:
             low, high = self._between(low, high, query.after_position, query.before_position)
-            if query.limit is not None and high - low > query.limit:
+            if query.limit is not None and high - low > query.limit and not pieces:
                 middle = high - query.limit if query.descending else low + query.limit
-                pieces = [(low, middle), (middle, high)]
-            else:
-                pieces = [(low, high)]
-            for start, end in reversed(pieces) if query.descending else pieces:
-                if start < end:
-                    events = self._events(start, end, tenant.id, query.entity_id)
-                    if query.descending:
-                        events.reverse()
-                    yield events
+                halves = [(low, middle), (middle, high)]
+                pieces += reversed(halves) if query.descending else halves
+            elif low < high:
+                pieces.append((low, high))
+        if not pieces:
+            return _NOTHING
+        first = self.events(pieces[0], tenant, query)
+        return Selection(first, pieces[1:], len(first) * (_EVENT_BYTES + self.nbytes // self._rows))
+
+    def events(self, piece: tuple[int, int], tenant: TenantKey, query: EventQuery) -> list[Event]:
+        """The events of a piece of a selection, in the order of the query that was given there."""
+        events = self._events(*piece, tenant.id, query.entity_id or "")
+        if query.descending:
+            events.reverse()
+        return events
 
     def entity(self, tenant: TenantKey, entity_id: str, min_version: int, max_version: int | None) -> EntityRows:
         """What is here of an entity between two versions, inclusive."""

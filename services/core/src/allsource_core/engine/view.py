@@ -127,15 +127,22 @@ class View:
         """What segments have of a query for one entity, from the row groups that hold it."""
         is_all = query.event_type is None and query.since is None and query.until is None and not query.tags
         entity_id = query.entity_id or ""
+        cache = self._cache
         for segment in segments:
             numbers = segment.index.row_groups(tenant.number, entity_id, query.from_version, query.to_version)
             for number in reversed(numbers) if query.descending else numbers:
-                group = self._cache.kept_row_group(segment, number)
-                if group is None:
-                    yield READS_FILES
-                    group = self._cache.row_group(segment, number)
-                for events in group.select(tenant, query):
-                    yield events if is_all else [event for event in events if query.selects(event)]
+                selection = cache.selection(segment, number, tenant.number, query)
+                if selection is None:
+                    if not cache.has_row_group(segment, number):
+                        yield READS_FILES
+                    selection = cache.row_group(segment, number).select(tenant, query)
+                    cache.keep_selection(segment, number, tenant.number, query, selection)
+                yield selection.first[:] if is_all else list(filter(query.selects, selection.first))
+                for piece in selection.rest:
+                    if not cache.has_row_group(segment, number):
+                        yield READS_FILES
+                    events = cache.row_group(segment, number).events(piece, tenant, query)
+                    yield events if is_all else list(filter(query.selects, events))
 
     def _decoded_events(self, decoded: DecodedSegment, tenant: int, query: EventQuery) -> Iterator[list[Event]]:
         """What a segment has of what a query selects: at least as many as its limit, if there are so many to read.
