@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Iterator, Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allsource_core.engine import Event, EventQuery, EventStore, StoreOptions, reading
+from allsource_core.engine import Event, EventQuery, EventStore, StoreOptions, memtable, reading
 from allsource_core.engine.event_columns import EventColumns, StoredEvents
 from allsource_core.engine.memory import Memory
 from allsource_core.engine.memtable import Memtable
@@ -85,6 +86,20 @@ def events_of(added: Sequence[StoredEvents | None], tenant: int) -> list[Event]:
     return [event for stored in added if stored is not None and stored.tenant == tenant for event in stored.events()]
 
 
+def expected_of(added: Sequence[StoredEvents | None], tenant: int, query: EventQuery, up_to: int) -> list[Event]:
+    """What a look at every event finds."""
+    expected = [
+        event
+        for event in events_of(added, tenant)
+        if query.selects(event)
+        and query.after_position < event.position <= up_to
+        and (query.before_position is None or event.position < query.before_position)
+    ]
+    if query.descending:
+        expected.reverse()
+    return expected
+
+
 def scanned(table: Memtable, tenant: int, query: EventQuery, up_to: int, floor: int = 0) -> list[Event]:
     return [event for events in table.scan(tenant, query, up_to, floor=floor) for event in events]
 
@@ -96,15 +111,7 @@ def test_a_scan_finds_what_a_look_at_every_event_finds(
     table = Memtable(FIRST)
     added = fill(table, steps)
     for tenant in (1, 2, 3):
-        expected = [
-            event
-            for event in events_of(added, tenant)
-            if query.selects(event)
-            and query.after_position < event.position <= up_to
-            and (query.before_position is None or event.position < query.before_position)
-        ]
-        if query.descending:
-            expected.reverse()
+        expected = expected_of(added, tenant, query, up_to)
         found = scanned(table, tenant, query, up_to, floor)
         if query.entity_id is None:
             assert found == expected
@@ -114,6 +121,44 @@ def test_a_scan_finds_what_a_look_at_every_event_finds(
                 event for event in expected if event.version > floor
             ]
             assert all(event in expected for event in found)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_scans_find_the_same_again_and_what_came_since(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is kept of one scan for the next one, also when records are rolled back in between."""
+    monkeypatch.setattr(memtable, "_KEPT_MIN", 2)
+    rng = random.Random(seed)
+    table = Memtable(FIRST)
+    versions: dict[tuple[int, str], int] = {}
+    added: list[StoredEvents] = []
+    for _ in range(200):
+        match rng.randrange(20):
+            case 0:
+                added = added[: rng.randint(0, len(added))]
+                table.roll_back(added[-1].first_position + len(added[-1]) if added else FIRST)
+                versions = {
+                    (stored.tenant, entity_id): version
+                    for stored in added
+                    for entity_id, version in zip(stored.columns.entity_ids, stored.versions, strict=True)
+                }
+            case 1 | 2 | 3 | 4 | 5 | 6 | 7 | 8:
+                rows = [(rng.choice("xyz"), rng.choice(["placed", "paid"]), rng.choice(["red", None]), None)] * 2
+                stored = Batch(rng.randint(1, 2), [*rows, ("w", "lost", None, None)]).stored(
+                    table.next_position, versions
+                )
+                table.add_recovered(stored)
+                added.append(stored)
+            case _:
+                query = EventQuery(
+                    entity_id=rng.choice(["x", "y", None]),
+                    event_type=rng.choice(["paid", None]),
+                    tags=rng.choice([("red",), ()]),
+                    after_position=rng.choice([0, rng.randint(FIRST, table.next_position)]),
+                    before_position=rng.choice([None, rng.randint(FIRST, table.next_position)]),
+                    descending=rng.random() < 0.5,
+                )
+                for tenant in (1, 2):
+                    assert scanned(table, tenant, query, 2**53) == expected_of(added, tenant, query, 2**53)
 
 
 @given(STEPS, st.integers(0, 12), st.sets(st.integers(FIRST, FIRST + 40)))

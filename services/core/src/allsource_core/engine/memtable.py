@@ -19,45 +19,22 @@ from typing import Final
 from allsource_core.engine.event_columns import StoredEvents
 from allsource_core.engine.events import Event
 from allsource_core.engine.queries import EventQuery
+from allsource_core.engine.tenant_index import TenantIndex, add_place
 
-__all__ = ["Memtable", "TenantIndex"]
+__all__ = ["Memtable"]
 
 _SCAN_CHUNK_MIN: Final = 64
 _SCAN_CHUNK_MAX: Final = 1024
 """Candidates that are looked at between two pauses of a scan: few at first, for those who want only a few events, then
 about a millisecond's worth."""
 
-_NOTHING: Final = array("Q")
+_KEPT_MIN: Final = 16
+"""A list of fewer events than this is not kept for those who ask again: the list costs more than it spares."""
 
 _DISPOSED_TOGETHER: Final = 2000
 
 _EVENT_BYTES: Final = 300
 """What an event costs in memory beside its body, in round figures (measured: 230 to 330)."""
-
-
-class TenantIndex:
-    """What one tenant's events in a memtable are found by.
-
-    Events are told by where they stand in the memtable, from 0. In arrays, which the garbage collector need not walk.
-
-    Attributes:
-        streams: entity id to the version before its first event here, followed by the places of its events here; so the
-            last version is the first number plus the count of the others.
-        by_type, by_tag: to ascending places.
-        by_client_id: 16 bytes to position.
-        places: of all events of the tenant, ascending.
-        made: entity id to how far in its stream events are known to be made.
-    """
-
-    __slots__ = ("by_client_id", "by_tag", "by_type", "made", "places", "streams")
-
-    def __init__(self) -> None:
-        self.places = array("Q")
-        self.streams: dict[str, array[int]] = {}
-        self.by_type: dict[str, array[int]] = {}
-        self.by_tag: dict[str, array[int]] = {}
-        self.by_client_id: dict[bytes, int] = {}
-        self.made: dict[str, int] = {}
 
 
 class Memtable:
@@ -141,11 +118,11 @@ class Memtable:
                 by_type.extend(places)
         else:
             for place, event_type in zip(places, event_types, strict=True):
-                _array(index.by_type, event_type).append(place)
+                add_place(index.by_type, event_type, place)
         if columns.tags is not None:
             for place, tags in zip(places, columns.tags, strict=True):
                 for tag in set(tags):
-                    _array(index.by_tag, tag).append(place)
+                    add_place(index.by_tag, tag, place)
         if columns.client_ids is not None:
             by_client_id = index.by_client_id
             for position, client_id in enumerate(columns.client_ids, stored.first_position):
@@ -201,31 +178,25 @@ class Memtable:
                     tags = columns.tags[number] if columns.tags is not None else ()
                     self._forget_names(entity_id, columns.event_type(number), tags, keep)
         for index in self.tenants.values():
-            _cut(index.places, keep)
-            index.made.clear()
-            index.by_client_id = {key: at for key, at in index.by_client_id.items() if at < next_position}
+            index.forget(keep, next_position)
         del self._slots[keep:]
         self._unmade_once = self._made + sum(isinstance(slot, StoredEvents) for slot in self._slots)
         self.next_position = self.first_position + len(self._slots)
 
     def _forget_names(self, entity_id: str, event_type: str, tags: Sequence[str], keep: int) -> None:
         for index in self.tenants.values():
-            stream = index.streams.get(entity_id)
-            if stream is not None:
-                while len(stream) > 1 and stream[-1] >= keep:
-                    stream.pop()
-                if len(stream) == 1:
-                    del index.streams[entity_id]
-            for names, name in ((index.by_type, event_type), *((index.by_tag, tag) for tag in tags)):
-                places = names.get(name)
-                if places is not None:
-                    _cut(places, keep)
+            index.forget_names(entity_id, event_type, tags, keep)
 
     def dispose(self) -> None:
         """Give the memory back in small pieces: all at once would stop everybody else for some 50 ms.
 
         Only for one who knows that nobody reads from it any more.
         """
+        for index in self.tenants.values():
+            # Or the events would go with these lists, all at once.
+            while index.found:
+                index.found.popitem()
+                time.sleep(0)
         slots = self._slots
         while slots:
             del slots[-_DISPOSED_TOGETHER:]
@@ -256,10 +227,11 @@ class Memtable:
         assert slot is not None
         return slot
 
-    def _events(self, places: Sequence[int], *, are_made: bool) -> list[Event]:
+    def _events(self, places: Sequence[int]) -> list[Event]:
         """The events at ascending places, every one of which is an event's. 25 ns each if all are made already."""
         slots = self._slots
         count = len(places)
+        are_made = self._made == self._unmade_once
         if count > 1 and places[-1] - places[0] == count - 1:
             start, end = places[0], places[-1] + 1
             if not are_made:
@@ -326,7 +298,7 @@ class Memtable:
         index = self.tenants.get(tenant)
         if index is None:
             return
-        candidates, is_exact, start_at = self._candidates(index, query, floor)
+        candidates, is_exact, start_at = index.candidates(query, floor)
         first = self.first_position
         low = start_at
         if query.after_position >= first:
@@ -337,48 +309,36 @@ class Memtable:
         high = bisect_right(candidates, bound - first, start_at)
         wanted = query.limit
         start, size = low, _SCAN_CHUNK_MAX if wanted is None else min(max(wanted, _SCAN_CHUNK_MIN), _SCAN_CHUNK_MAX)
-        # Only a stream has numbers before its first place; of another list nothing is known.
-        entity_id = query.entity_id if start_at else None
-        are_made = self._made == self._unmade_once or (entity_id is not None and index.made.get(entity_id, 0) >= high)
+        # Only a stream has a number before its first place.
+        before = 1 if start_at else 0
+        known = index.found.get(id(candidates)) or []
         while start < high:
             end = min(start + size, high)
-            if query.descending:
-                # Mirror the chunk: count from the end of the range instead of its beginning.
-                found = self._events(candidates[low + high - end : low + high - start], are_made=are_made)
-                found.reverse()
+            # Of a descending scan mirror the chunk: count from the end of the range instead of its beginning.
+            begin, behind = (low + high - end, low + high - start) if query.descending else (start, end)
+            if behind - before <= len(known):
+                found = known[begin - before : behind - before]
             else:
-                found = self._events(candidates[start:end], are_made=are_made)
+                found = self._events(candidates[begin:behind])
+                self._keep(index, candidates, begin - before, found)
+            if query.descending:
+                found.reverse()
             if not is_exact:
                 found = [event for event in found if query.selects(event)]
             start, size = end, min(2 * size, _SCAN_CHUNK_MAX)
             yield found
-        if not are_made and entity_id is not None and low == start_at:
-            index.made[entity_id] = high
 
-    def _candidates(self, index: TenantIndex, query: EventQuery, floor: int) -> tuple[array[int], bool, int]:
-        """The places to look at, whether all of them are known to match, and where the first one stands."""
-        lists = [index.by_tag.get(tag, _NOTHING) for tag in query.tags]
-        if query.event_type is not None:
-            lists.append(index.by_type.get(query.event_type, _NOTHING))
-        is_exact = len(lists) + (query.entity_id is not None) <= 1 and query.is_plain
-        if query.entity_id is not None:
-            stream = index.streams.get(query.entity_id)
-            if stream is None:
-                return _NOTHING, True, 0
-            shortest = min(lists, key=len, default=stream)
-            if floor or len(stream) - 1 <= len(shortest):
-                # The place of version v stands at v minus the number before the first one.
-                return stream, is_exact, max(1, min(floor - stream[0] + 1, len(stream)))
-        return min(lists, key=len, default=index.places), is_exact, 0
+    def _keep(self, index: TenantIndex, candidates: array[int], start: int, events: list[Event]) -> None:
+        """Keep what was found for those who ask again, if it goes on where what is kept ends.
 
-
-def _array(index: dict[str, array[int]], key: str) -> array[int]:
-    places = index.get(key)
-    if places is None:
-        places = index[key] = array("Q")
-    return places
-
-
-def _cut(places: array[int], keep: int) -> None:
-    while places and places[-1] >= keep:
-        places.pop()
+        Not what stands together in the slots, and is found as quickly there.
+        """
+        count = len(events)
+        if count < _KEPT_MIN or events[-1].position - events[0].position == count - 1:
+            return
+        with self._making:
+            known = index.found.get(id(candidates))
+            if known is None and not start:
+                index.found[id(candidates)] = events.copy()
+            elif known is not None and start <= len(known) < start + count:
+                known += events[len(known) - start :]

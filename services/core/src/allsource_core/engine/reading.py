@@ -24,11 +24,14 @@ _TOGETHER_SECONDS: Final = 0.01
 
 def limited(chunks: Iterator[list[Event]], limit: int | None) -> Iterator[list[Event]]:
     """The lists that are not empty, up to so many events."""
+    return filter(None, chunks) if limit is None else _up_to(chunks, limit)
+
+
+def _up_to(chunks: Iterator[list[Event]], limit: int) -> Iterator[list[Event]]:
     left = limit
     for chunk in chunks:
-        if left is not None:
-            chunk = chunk[:left]
-            left -= len(chunk)
+        chunk = chunk[:left]
+        left -= len(chunk)
         if chunk:
             yield chunk
         if left == 0:

@@ -214,7 +214,8 @@ class EventStore:
     def _chunks(self, tenant_id: str, query: EventQuery, up_to: int | None) -> Iterator[list[Event]]:
         self._check_open()
         bound = self.last_position if up_to is None else min(up_to, self.last_position)
-        return self._catalog.view.read(self._numbers.key(tenant_id), query, bound)
+        view, tenant = self._catalog.view, self._numbers.key(tenant_id)
+        return view.read(tenant, query, bound) if view.segments else view.warm(tenant, query, bound)
 
     def get(self, tenant_id: str, event_id: UUID) -> Event | None:
         """The tenant's durable event of this id, whether its author gave the id or the engine.
