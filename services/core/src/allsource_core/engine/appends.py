@@ -125,21 +125,24 @@ def _prepare_one(tenant_id: str, new: NewEvent) -> Event:
 def _prepare_many(tenant_id: str, new_events: Sequence[NewEvent], clock: Clock) -> PreparedAppend:
     if not 1 <= len(new_events) <= BATCH_EVENTS_MAX:
         raise InvalidEventError(None, "events", f"must have 1 to {BATCH_EVENTS_MAX} events, has {len(new_events)}")
-    event_types = [new.event_type for new in new_events]
+    # A comprehension a field and one for all that most leave empty: nothing in C reads attributes as fast.
+    types = {new.event_type for new in new_events}
+    event_types: str | list[str] = [new.event_type for new in new_events] if len(types) > 1 else next(iter(types))
+    if not types <= _known_types:
+        names = [event_types] if isinstance(event_types, str) else event_types
+        _check_names("event_type", names, EVENT_TYPE_BYTES_MAX, _known_types)
     entity_ids = [new.entity_id for new in new_events]
-    distinct_types = set(event_types)
-    if not distinct_types <= _known_types:
-        _check_names("event_type", event_types, EVENT_TYPE_BYTES_MAX, _known_types)
     if not _known_entities.issuperset(entity_ids):
         _check_names("entity_id", entity_ids, ENTITY_ID_BYTES_MAX, _known_entities)
-    payloads = take_bodies("payload", [new.payload for new in new_events], PAYLOAD_BYTES_MAX)
-    columns = EventColumns(
-        event_types[0] if len(distinct_types) == 1 else event_types,
-        entity_ids,
-        payloads,  # type: ignore[arg-type] # no payload is None
-    )
-    prepared = PreparedAppend(tenant_id, columns, sum(map(len, columns.payloads)))
-    _take_options(prepared, new_events, clock)
+    payloads, body_bytes = take_bodies("payload", [new.payload for new in new_events], PAYLOAD_BYTES_MAX)
+    columns = EventColumns(event_types, entity_ids, payloads)  # type: ignore[arg-type] # no payload is None
+    prepared = PreparedAppend(tenant_id, columns, body_bytes)
+    if [
+        None
+        for new in new_events
+        if new.metadata or new.tags or new.timestamp or new.event_id or new.expected_version is not None
+    ]:
+        _take_options(prepared, new_events, clock)
     return prepared
 
 
@@ -210,7 +213,8 @@ def _take_options(prepared: PreparedAppend, new_events: Sequence[NewEvent], cloc
 
 
 def _take_metadata(raws: Sequence[bytes | Raw | None]) -> list[bytes | None] | None:
-    bodies = [None if body == b"null" else body for body in take_bodies("metadata", raws, METADATA_BYTES_MAX)]
+    taken, _ = take_bodies("metadata", raws, METADATA_BYTES_MAX)
+    bodies = [None if body == b"null" else body for body in taken]
     for index, body in enumerate(bodies):
         if body is not None and not body.startswith(b"{"):
             raise InvalidEventError(index, "metadata", "must be a JSON object or null")

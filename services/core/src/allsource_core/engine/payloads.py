@@ -11,6 +11,7 @@ import math
 import re
 from collections.abc import Sequence
 from itertools import accumulate
+from types import NoneType
 from typing import Final, cast
 
 import msgspec
@@ -35,36 +36,46 @@ _OPENER_OR_CLOSER: Final = bytes.maketrans(b"{[}]", b"\x01\x01\x00\x00")
 _NOT_BRACKETS: Final = bytes(set(range(256)) - set(b"{[}]"))
 
 
-def take_bodies(field: str, raws: Sequence[bytes | Raw | None], bytes_max: int) -> list[bytes | None]:
+def take_bodies(field: str, raws: Sequence[bytes | Raw | None], bytes_max: int) -> tuple[list[bytes | None], int]:
     """Copy the bodies of an append out of the request that brought them, each in one line, and check them.
 
     All of them are looked at together, at the price of one pass over their bytes; only if that finds something
-    suspicious is each one looked at alone, to name the one at fault.
+    suspicious is each one looked at alone, to name the one at fault. 0.13 µs a body that comes as bytes, 0.15 as `Raw`.
 
     Args:
         field: ``payload`` or ``metadata``, for the error.
         raws: one an event, in order, or None. `Raw` is JSON by its decoder's account; bytes are looked at.
         bytes_max: of one body.
 
+    Returns:
+        The bodies, and how many bytes they have.
+
     Raises:
         InvalidEventError: naming the first event at fault and the limit: size, nesting, UTF-8, numbers.
     """
-    bodies = [None if raw is None else bytes(raw) for raw in raws]
-    given = cast("list[bytes]", bodies if None not in bodies else [body for body in bodies if body is not None])
-    joined = given[0] if len(given) == 1 else b",".join(given)
+    kinds = set(map(type, raws))
+    bodies: list[bytes | None]
+    if kinds == {bytes}:
+        bodies = list(raws)
+    else:
+        bodies = [None if raw is None else bytes(raw) for raw in raws]
+    given = cast("list[bytes]", [body for body in bodies if body is not None] if NoneType in kinds else bodies)
+    joined = b",".join(given)
     if len(joined) > 2 * NESTING_MAX and max(map(len, given)) > 2 * NESTING_MAX:
         for index, body in enumerate(bodies):
             if body is not None and len(body) > 2 * NESTING_MAX:
                 _check_size_and_nesting(index, field, body, bytes_max)
-    if bytes in set(map(type, raws)):
-        _check_json(field, bodies, joined)
+    if bytes in kinds:
+        _check_json(field, bodies, joined, len(given))
     if _is_suspicious(joined):
         for index, body in enumerate(bodies):
             if body is not None:
                 _check_readable(index, field, body)
     if _LINE_FEED in joined or _CARRIAGE_RETURN in joined:
-        return [None if body is None else _one_line(index, field, body) for index, body in enumerate(bodies)]
-    return bodies
+        bodies = [None if body is None else _one_line(index, field, body) for index, body in enumerate(bodies)]
+        return bodies, sum(len(body) for body in bodies if body is not None)
+    # Without the commas.
+    return bodies, max(len(joined) - len(given) + 1, 0)
 
 
 def take_body(field: str, raw: bytes | Raw, bytes_max: int) -> bytes:
@@ -96,9 +107,8 @@ _text_decoder: Final = msgspec.json.Decoder(Raw)
 _texts_decoder: Final = msgspec.json.Decoder(list[Raw])
 
 
-def _check_json(field: str, bodies: Sequence[bytes | None], joined: bytes) -> None:
+def _check_json(field: str, bodies: Sequence[bytes | None], joined: bytes, given: int) -> None:
     """Refuse what no decoder has seen and is not one JSON text a body. 0.03 µs a body."""
-    given = len(bodies) - bodies.count(None)
     try:
         if len(_texts_decoder.decode(b"[%b]" % joined)) == given:
             return
