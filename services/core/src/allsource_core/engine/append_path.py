@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from allsource_core.engine.appended import Appended
 from allsource_core.engine.appends import PreparedAppend, columns_of_one
 from allsource_core.engine.clock import Clock
 from allsource_core.engine.committer import Committer
@@ -33,10 +34,7 @@ from allsource_core.engine.view import View
 from allsource_core.engine.visibility import Visibility
 from allsource_core.engine.writability import Writability
 
-__all__ = ["AppendPath", "Outcome"]
-
-Outcome = StoredEvents | Event | Repetition
-"""What an append stored, or the answer of the first time."""
+__all__ = ["AppendPath"]
 
 _FROZEN_MAX: Final = 2
 """Complete memtables that may wait for sealing before appends wait too."""
@@ -84,7 +82,6 @@ class AppendPath:
         self._on_damage = on_damage
         self._view = view
         self._begin_file = False
-        self._must_sync = options.durability == "fsync"
         # Called when a complete memtable may be durable: it can be sealed.
         self.on_sealable: Callable[[], None] = lambda: None
         # Control records that are not durable yet, oldest first.
@@ -92,7 +89,6 @@ class AppendPath:
         self.turnstile = Turnstile(self._has_room, seconds_max=options.wait_seconds_max)
         self._lookups = ThreadPoolExecutor(2, thread_name_prefix="allsource-lookup")
         self._conditions = ThreadPoolExecutor(2, thread_name_prefix="allsource-condition")
-        self.syncs_everything = writer is not None and self._must_sync
         self._committer: Committer | None = None
         if writer is not None:
             self._committer = Committer(
@@ -107,9 +103,9 @@ class AppendPath:
         """Of the last record that is durable."""
         return self._visibility.position
 
-    def is_synced(self, tenant_id: str) -> bool:
-        """Whether what a tenant appends is on the disk when it is answered."""
-        return self.syncs_everything or (self._committer is not None and tenant_id.startswith("_"))
+    def _must_sync(self, tenant_id: str) -> bool:
+        """Whether what a tenant appends is answered only once it is on the disk."""
+        return self._options.durability == "fsync" or tenant_id.startswith("_")
 
     def _has_room(self) -> bool:
         if self._committer is None:
@@ -120,10 +116,16 @@ class AppendPath:
 
     # --- appending ---
 
-    def append(self, prepared: PreparedAppend | Event, *, dry_run: bool) -> Outcome:
+    def append(self, prepared: PreparedAppend | Event, dry_run: bool) -> Appended:
         """Append, and return when it is durable. Raises as `EventStore.append`."""
         if self._committer is None and type(prepared) is Event and not dry_run:
-            return self._remember(prepared)
+            # In memory alone there is nothing to look up and nothing to wait for.
+            with self.lock:
+                if not self.writability.is_unlimited:
+                    self.writability.check(prepared.tenant_id)
+                self._sequencer.put_event(prepared, NO_FACTS, self._clock())
+                self._visibility.advance(prepared.position)
+            return Appended(prepared, None, False, False)
         content = self._content(prepared)
         if not self.turnstile.is_open:
             # Whoever would be refused anyway need not wait for it.
@@ -143,12 +145,10 @@ class AppendPath:
                 continue
             if self._committer is not None:
                 self._committer.wait(durable_at, epoch)
-            if type(outcome) is Refusal:
-                raise outcome.error
-            return outcome  # type: ignore[return-value]
+            return self._answer(outcome, prepared.tenant_id, dry_run)
         raise _restless()
 
-    async def append_async(self, prepared: PreparedAppend | Event, *, dry_run: bool) -> Outcome:
+    async def append_async(self, prepared: PreparedAppend | Event, dry_run: bool) -> Appended:
         """The same for a caller on an event loop."""
         content = self._content(prepared)
         if not self.turnstile.is_open:
@@ -167,10 +167,17 @@ class AppendPath:
                 continue
             if self._committer is not None:
                 await self._committer.wait_async(durable_at, epoch)
-            if type(outcome) is Refusal:
-                raise outcome.error
-            return outcome  # type: ignore[return-value]
+            return self._answer(outcome, prepared.tenant_id, dry_run)
         raise _restless()
+
+    def _answer(self, outcome: StoredEvents | Event | Refusal | Repetition, tenant_id: str, dry_run: bool) -> Appended:
+        """What the author is told. Raises the error of a refusal."""
+        if isinstance(outcome, Refusal):
+            raise outcome.error
+        durable = self._committer is not None and self._must_sync(tenant_id)
+        if isinstance(outcome, Repetition):
+            return Appended(None, outcome.events, False, durable)
+        return Appended(outcome, None, dry_run, durable and not dry_run)
 
     # An error keeps the frames that it went through, for as long as anybody keeps the error: a view is in none of those
     # that raise refusals, or it would keep files that are to go.
@@ -199,15 +206,6 @@ class AppendPath:
             if not self._on_damage(error):
                 raise
             raise StoreReadOnlyError("the key directory is damaged and is being made anew; try again soon") from error
-
-    def _remember(self, event: Event) -> Event:
-        """One event for a store that is in memory alone: nothing to wait for, nothing to look up."""
-        with self.lock:
-            if not self.writability.is_unlimited:
-                self.writability.check(event.tenant_id)
-            self._sequencer.put_event(event, NO_FACTS, self._clock())
-            self._visibility.advance(event.position)
-        return event
 
     def _content(self, prepared: PreparedAppend | Event) -> bytes:
         """What will stand in the log: encoded here, before the sequencer, which then only adds where it is put."""
@@ -255,7 +253,7 @@ class AppendPath:
             if committer is None:
                 self._visibility.advance(last)
                 return stored, last, 0
-            must_sync = self._must_sync or tenant_id.startswith("_")
+            must_sync = self._must_sync(tenant_id)
             self._hand_over(committer, LogRecord(body, first, last, self._begin_file, must_sync))
             return stored, last, committer.epoch
 

@@ -101,7 +101,14 @@ def prepare(
     if len(new_events) == 1 and not expected_versions and condition is None:
         new = new_events[0]
         if not (new.tags or new.metadata or new.timestamp or new.event_id or new.expected_version is not None):
-            return _prepare_one(tenant_id, new)
+            # The same checks in the same order, without the lists.
+            event_type, entity_id = new.event_type, new.entity_id
+            if event_type not in _known_types:
+                _check_names("event_type", (event_type,), EVENT_TYPE_BYTES_MAX, _known_types)
+            if entity_id not in _known_entities:
+                _check_names("entity_id", (entity_id,), ENTITY_ID_BYTES_MAX, _known_entities)
+            payload = take_body("payload", new.payload, PAYLOAD_BYTES_MAX)
+            return Event(event_type, entity_id, tenant_id, payload, None, (), 0, 0, 0, 0, None)
     prepared = _prepare_many(tenant_id, new_events, clock)
     if expected_versions:
         prepared.expected_by_entity = _check_expected_versions(expected_versions)
@@ -109,17 +116,6 @@ def prepare(
         check_condition(condition)
         prepared.condition = condition
     return prepared
-
-
-def _prepare_one(tenant_id: str, new: NewEvent) -> Event:
-    """One event and nothing else: the same checks in the same order, without the lists."""
-    event_type, entity_id = new.event_type, new.entity_id
-    if event_type not in _known_types:
-        _check_names("event_type", (event_type,), EVENT_TYPE_BYTES_MAX, _known_types)
-    if entity_id not in _known_entities:
-        _check_names("entity_id", (entity_id,), ENTITY_ID_BYTES_MAX, _known_entities)
-    payload = take_body("payload", new.payload, PAYLOAD_BYTES_MAX)
-    return Event(event_type, entity_id, tenant_id, payload, None, (), 0, 0, 0, 0, None)
 
 
 def _prepare_many(tenant_id: str, new_events: Sequence[NewEvent], clock: Clock) -> PreparedAppend:

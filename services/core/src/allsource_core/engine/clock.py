@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from time import time_ns
 
 __all__ = ["Clock", "system_clock"]
 
@@ -13,4 +13,4 @@ Clock = Callable[[], int]
 
 def system_clock() -> int:
     """The machine's clock."""
-    return time.time_ns() // 1000
+    return time_ns() // 1000

@@ -129,13 +129,24 @@ class Memtable:
                 if client_id is not None:
                     by_client_id[client_id] = position
 
-    def add_event(self, index: TenantIndex, event: Event) -> None:
-        """`add` for one event that has nothing optional."""
-        place = len(self._slots)
+    def add_event(self, index: TenantIndex, stream: array[int], event: Event, recorded_at: int) -> None:
+        """`add` for one event that has nothing optional, which gets its place here.
+
+        Args:
+            index: of its tenant.
+            stream: of its entity, which is extended.
+            event: that lacks its place.
+            recorded_at: when the engine took it.
+        """
+        position = self.next_position
+        place = position - self.first_position
+        stream.append(place)
+        event.position = position
+        event.version = stream[0] + len(stream) - 1
+        event.recorded_at = event.timestamp = self.recorded_at = recorded_at
         self.body_bytes += len(event.payload)
-        self.recorded_at = event.recorded_at
         self._slots.append(event)
-        self.next_position = event.position + 1
+        self.next_position = position + 1
         index.places.append(place)
         by_type = index.by_type.get(event.event_type)
         if by_type is None:

@@ -24,7 +24,8 @@ __all__ = ["nesting_depth", "take_bodies", "take_body"]
 
 # Every digit becomes 0 and E becomes e, so that two substring searches find each number that may exceed a double
 # (1.8e308): one with an exponent of three digits or more, and one of so many digits that two in the exponent suffice.
-_FOLD_DIGITS: Final = bytes.maketrans(b"123456789E", b"000000000e")
+# Carriage returns become line feeds.
+_FOLD: Final = bytes.maketrans(b"123456789E\r", b"000000000e\n")
 _LONG_EXPONENT: Final = b"0e000"
 _MANY_DIGITS: Final = b"0" * (309 - 99)
 _LINE_FEED: Final = 10
@@ -83,27 +84,24 @@ def take_body(field: str, raw: bytes | Raw, bytes_max: int) -> bytes:
     if type(raw) is bytes:
         body = raw
         try:
-            _text_decoder.decode(body)
+            _decode_text(body)
         except (msgspec.DecodeError, RecursionError) as error:
             raise InvalidEventError(0, field, f"must be JSON: {error}") from None
     else:
         body = bytes(raw)
-    if (
-        len(body) <= 2 * NESTING_MAX
-        and body.isascii()
-        and _LINE_FEED not in body
-        and _CARRIAGE_RETURN not in body
-        and body.translate(_FOLD_DIGITS, b"+").find(_LONG_EXPONENT) < 0
-    ):
-        # Short and plain, as most are: nothing of what follows can be the matter.
-        return body
+    if len(body) <= 2 * NESTING_MAX and body.isascii():
+        folded = body.translate(_FOLD, b"+")
+        # `partition` takes half the time of `find` on short texts.
+        if not folded.partition(_LONG_EXPONENT)[1] and _LINE_FEED not in folded:
+            # Short and plain, as most are: nothing of what follows can be the matter.
+            return body
     _check_size_and_nesting(0, field, body, bytes_max)
     if _is_suspicious(body):
         _check_readable(0, field, body)
     return _one_line(0, field, body)
 
 
-_text_decoder: Final = msgspec.json.Decoder(Raw)
+_decode_text: Final = msgspec.json.Decoder(Raw).decode
 _texts_decoder: Final = msgspec.json.Decoder(list[Raw])
 
 
@@ -130,7 +128,7 @@ def _is_suspicious(joined: bytes) -> bool:
         except UnicodeDecodeError:
             return True
     # `find` takes half the time of `in` on short texts.
-    folded = joined.translate(_FOLD_DIGITS, b"+")
+    folded = joined.translate(_FOLD, b"+")
     return folded.find(_LONG_EXPONENT) >= 0 or (len(folded) >= len(_MANY_DIGITS) and _MANY_DIGITS in folded)
 
 

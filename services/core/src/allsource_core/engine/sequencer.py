@@ -158,18 +158,14 @@ class Sequencer:
         if facts.tenant and facts.tenant != tenant:
             raise StaleFactsError
         index = table.tenants.get(tenant) or table.tenant(tenant)
+        recorded_at = now if now > memory.recorded_at else memory.recorded_at
         position = table.next_position
         try:
             stream = index.streams.get(event.entity_id)
             if stream is None:
                 below = self._version_below(tenant, event.entity_id, facts)
                 stream = index.streams[event.entity_id] = array("Q", (below,))
-            stream.append(position - table.first_position)
-            recorded_at = now if now > memory.recorded_at else memory.recorded_at
-            event.position = position
-            event.version = stream[0] + len(stream) - 1
-            event.recorded_at = event.timestamp = recorded_at
-            table.add_event(index, event)
+            table.add_event(index, stream, event, recorded_at)
         except BaseException:
             table.roll_back(position, event)
             memory.rollbacks += 1

@@ -11,12 +11,10 @@ from types import TracebackType
 from typing import Self
 from uuid import UUID
 
-from allsource_core.engine.append_path import Outcome
 from allsource_core.engine.appended import Appended
 from allsource_core.engine.appends import Expected, prepare
 from allsource_core.engine.clock import Clock, system_clock
 from allsource_core.engine.conditions import AppendCondition
-from allsource_core.engine.decisions import Repetition
 from allsource_core.engine.errors import StoreClosedError
 from allsource_core.engine.events import Event
 from allsource_core.engine.filesystem import Filesystem, LocalFilesystem
@@ -147,8 +145,7 @@ class EventStore:
             AppendUncertainError: the disk failed; unknown whether the events are stored.
             CorruptionError: what had to be looked up is damaged; nothing was stored.
         """
-        prepared = prepare(tenant_id, events, expected_versions, condition, self._clock)
-        return self._appended(self._path.append(prepared, dry_run=dry_run), tenant_id, dry_run)
+        return self._path.append(prepare(tenant_id, events, expected_versions, condition, self._clock), dry_run)
 
     async def append_async(
         self,
@@ -161,13 +158,7 @@ class EventStore:
     ) -> Appended:
         """`append` for a caller on an event loop. If the caller is cancelled, the events may be stored all the same."""
         prepared = prepare(tenant_id, events, expected_versions, condition, self._clock)
-        return self._appended(await self._path.append_async(prepared, dry_run=dry_run), tenant_id, dry_run)
-
-    def _appended(self, outcome: Outcome, tenant_id: str, dry_run: bool) -> Appended:
-        durable = self._path.syncs_everything or self._path.is_synced(tenant_id)
-        if type(outcome) is Repetition:
-            return Appended(None, outcome.events, False, durable)
-        return Appended(outcome, None, dry_run, durable and not dry_run)  # type: ignore[arg-type]
+        return await self._path.append_async(prepared, dry_run)
 
     # --- reading ---
 
