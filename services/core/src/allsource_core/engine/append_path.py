@@ -126,7 +126,7 @@ class AppendPath:
                 self._sequencer.put_event(prepared, NO_FACTS, self._clock())
                 self._visibility.advance(prepared.position)
             return Appended(prepared, None, False, False)
-        content = self._content(prepared)
+        content = b"" if type(prepared) is Event else self._content(prepared)
         if not self.turnstile.is_open:
             # Whoever would be refused anyway need not wait for it.
             self.writability.check(prepared.tenant_id)

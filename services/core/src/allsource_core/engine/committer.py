@@ -33,6 +33,11 @@ class Committer:
         on_durable: called with the new durable position, before any appender learns of it.
         on_failure: called with the error when a commit failed, or might have, before anybody who waits is told. It
             repairs the log and calls `end_epoch`, or sees to it that nothing is enqueued any more.
+
+    Attributes:
+        durable_position: of the last record on disk.
+        epoch: how many commits failed.
+        pending_bytes: of records that were enqueued and are not durable.
     """
 
     def __init__(
@@ -56,18 +61,13 @@ class Committer:
         self._committing = threading.RLock()
         self._state = threading.Lock()
         self._pending: list[LogRecord] = []
-        self._pending_bytes = 0
+        self.pending_bytes = 0
         self._waiters: list[tuple[int, LoopFuture]] = []
         self._threads: list[tuple[int, threading.Lock]] = []
         # A queue in C: waking the thread by a semaphore took a tenth of the time of a single append.
         self._wake: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="allsource-committer", daemon=True)
         self._thread.start()
-
-    @property
-    def pending_bytes(self) -> int:
-        """Bytes of records that were enqueued and are not durable."""
-        return self._pending_bytes
 
     def enqueue(self, record: LogRecord) -> None:
         """Queue a record whose positions follow on the one before.
@@ -79,7 +79,7 @@ class Committer:
             if record.first_position != self._enqueued_position + 1:
                 self._in_doubt = True
             self._pending.append(record)
-            self._pending_bytes += len(record.body)
+            self.pending_bytes += len(record.body)
             self._enqueued_position = record.last_position
 
     def wait(self, position: int, epoch: int) -> None:
@@ -100,7 +100,8 @@ class Committer:
                     self._commit()
             finally:
                 self._committing.release()
-            self._raise_if_over(epoch)
+            if self.epoch != epoch:
+                self._raise_if_over(epoch)
             return
         woken = threading.Lock()
         woken.acquire()
@@ -196,7 +197,7 @@ class Committer:
             self.durable_position = last_position
             self._in_doubt = False
             for record in records:
-                self._pending_bytes -= len(record.body)
+                self.pending_bytes -= len(record.body)
             if not self._waiters and not self._threads:
                 return
             ready = [waiter for position, waiter in self._waiters if position <= last_position]
@@ -229,7 +230,7 @@ class Committer:
             self._failures.append(reason)
             self.epoch += 1
             self._pending.clear()
-            self._pending_bytes = 0
+            self.pending_bytes = 0
             self._in_doubt = False
             self.durable_position = max(self.durable_position, self._writer.good_position)
             self._enqueued_position = self.durable_position

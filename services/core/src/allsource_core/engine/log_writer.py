@@ -129,10 +129,11 @@ class LogWriter:
             OSError: then nothing is known of these records; call `repair`.
         """
         start = 0
-        for index, record in enumerate(records):
-            if record.begins_file and index > start:
-                self._commit_together(records[start:index])
-                start = index
+        if len(records) > 1:
+            for index, record in enumerate(records):
+                if record.begins_file and index > start:
+                    self._commit_together(records[start:index])
+                    start = index
         self._commit_together(records[start:] if start else records)
 
     def _commit_together(self, records: Sequence[LogRecord]) -> None:
@@ -147,7 +148,7 @@ class LogWriter:
             offset = FILE_HEADER_BYTES
         file.write(data, offset)
         end = offset + len(data)
-        if any(record.must_sync for record in records):
+        if records[-1].must_sync or any(record.must_sync for record in records):
             self._sync(file)
             self._synced_offset = end
         self._good = end, records[-1].last_position
