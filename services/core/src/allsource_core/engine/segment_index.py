@@ -151,14 +151,15 @@ def index_of_table(table: pa.Table, starts: list[int], hasher: Hasher) -> bytes:
         starts: the first row of each row group.
     """
     table = table.select(list(_COLUMNS))
-    events = table.filter(pc.less(table["kind"], pa.scalar(SHORTENED, pa.int8())))
+    is_event = pc.less(table["kind"], pa.scalar(SHORTENED, pa.int8()))
+    events = table if pc.all(is_event).as_py() else table.filter(is_event)
     times: Any = pc.min_max(pc.coalesce(events["timestamp"], events["recorded_at"]).cast(pa.int64())).as_py()
     hashes = _hashes(table, events, hasher)
     is_many = len(hashes) * 4 <= table.num_rows
     bits_a_key = _FILTER_BITS_A_KEY_OF_MANY_EVENTS if is_many else _FILTER_BITS_A_KEY
     filter_bits = max(_FILTER_BITS_MIN, 1 << (len(hashes) * bits_a_key - 1).bit_length())
-    firsts = table.take(pa.array(starts, pa.int64()))
-    keys: list[list[Any]] = [firsts[name].to_pylist() for name in ("tenant", "entity_id", "version")]
+    firsts = table.select(["tenant", "entity_id", "version"]).take(pa.array(starts, pa.int64()))
+    keys: list[list[Any]] = [column.to_pylist() for column in firsts.columns]
     head = _Head(
         row_group_starts=list(zip(*keys, starts, strict=True)),
         min_timestamp=times["min"],
@@ -200,13 +201,22 @@ def _tenant_events(tenants: Any, tenants_of_events: Any) -> list[tuple[int, int]
 
 def _hashes(table: pa.Table, events: pa.Table, hasher: Hasher) -> list[bytes]:
     """Of every entity, and of every event type and tag of an event."""
-    found = _hashed(hasher.entity, table["tenant"], table["entity_id"])
+    found = _hashed_entities(table["tenant"].to_numpy(), table["entity_id"].combine_chunks(), hasher)
     found += _hashed(hasher.event_type, events["tenant"], events["event_type"])
     if events["tags"].null_count < events.num_rows:
         tags = events["tags"].combine_chunks()
         parents = pc.list_parent_indices(tags)
         found += _hashed(hasher.tag, events["tenant"].combine_chunks().take(parents), pc.list_flatten(tags))
     return found
+
+
+def _hashed_entities(tenants: Any, entity_ids: Any, hasher: Hasher) -> list[bytes]:
+    """The hashes of the entities of columns that are sorted by them: a comparison a row finds where each begins."""
+    begins = np.ones(len(tenants), np.bool_)
+    differ = pc.not_equal(entity_ids[1:], entity_ids[:-1]).to_numpy(zero_copy_only=False)
+    begins[1:] = differ | (tenants[1:] != tenants[:-1])
+    distinct = entity_ids.take(pa.array(np.flatnonzero(begins)))
+    return list(map(hasher.entity, tenants[begins].tolist(), distinct.to_pylist()))
 
 
 def _hashed(function: Any, tenants: Any, names: Any) -> list[bytes]:
@@ -218,7 +228,9 @@ def _hashed(function: Any, tenants: Any, names: Any) -> list[bytes]:
 def _filter(hashes: list[bytes], filter_bits: int) -> bytes:
     halves = np.frombuffer(b"".join(hashes), dtype="<u8").reshape(-1, 2)
     bits = np.zeros(filter_bits, dtype=np.bool_)
-    for step in range(_FILTER_HASHES):
+    place, distance, mask = halves[:, 0].astype(np.uint64), halves[:, 1].astype(np.uint64), np.uint64(filter_bits - 1)
+    for _ in range(_FILTER_HASHES):
+        bits[place & mask] = True
         # Overflow is harmless: what is lost is a multiple of the filter's size, a power of two.
-        bits[(halves[:, 0] + np.uint64(step) * halves[:, 1]) & np.uint64(filter_bits - 1)] = True
+        place += distance
     return np.packbits(bits, bitorder="little").tobytes()

@@ -136,15 +136,15 @@ def _is_sorted(table: pa.Table) -> bool:
         return True
     if any(column.num_chunks != 1 for column in table.columns):
         return False
-    # From the last key to the first: a row may follow its neighbour if a key ascends, or is equal and the keys behind
-    # it allow it.
-    follows = np.ones(table.num_rows - 1, np.bool_)
-    for key in reversed(SORT_KEYS):
+    # From the first key on: among neighbours that are equal in the keys so far, none may descend.
+    equal = np.ones(table.num_rows - 1, np.bool_)
+    for key in SORT_KEYS:
         column = table[key].chunk(0)
         before, behind = column[:-1], column[1:]
-        less = pc.less(before, behind).to_numpy(zero_copy_only=False)
-        follows = less | (pc.equal(before, behind).to_numpy(zero_copy_only=False) & follows)
-    return bool(follows.all())
+        if (equal & pc.greater(before, behind).to_numpy(zero_copy_only=False)).any():
+            return False
+        equal &= pc.equal(before, behind).to_numpy(zero_copy_only=False)
+    return True
 
 
 def _bytes_of(column: Any) -> int:
