@@ -81,7 +81,7 @@ def prepare(
     condition: AppendCondition | None,
     clock: Clock,
 ) -> PreparedAppend | Event:
-    """Check an append and copy it out of the request that brought it. 0.25 µs an event in batches, 0.8 µs for one.
+    """Check an append and copy it out of the request that brought it. 0.25 µs an event in batches, 0.6 µs for one.
 
     One event of which nothing is expected and that brings neither id nor time, tags or metadata, is the most frequent
     append of all. It becomes an `Event` that only lacks its places: a third of the time and memory of columns of one.

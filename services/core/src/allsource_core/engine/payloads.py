@@ -41,7 +41,7 @@ def take_bodies(field: str, raws: Sequence[bytes | Raw | None], bytes_max: int) 
     """Copy the bodies of an append out of the request that brought them, each in one line, and check them.
 
     All of them are looked at together, at the price of one pass over their bytes; only if that finds something
-    suspicious is each one looked at alone, to name the one at fault. 0.13 µs a body that comes as bytes, 0.15 as `Raw`.
+    suspicious is each one looked at alone, to name the one at fault. 0.13 µs a body that comes as bytes, 0.17 as `Raw`.
 
     Args:
         field: ``payload`` or ``metadata``, for the error.

@@ -182,18 +182,15 @@ class Sequencer:
         streams = table.tenant(tenant).streams
         get = streams.get
         first = table.next_position
-        place = first - table.first_position
         versions: list[int] = []
-        add_version = versions.append
         stored = StoredEvents(tenant, tenant_id, first, recorded_at, versions, columns)
         try:
-            for entity_id in columns.entity_ids:
+            for place, entity_id in enumerate(columns.entity_ids, first - table.first_position):
                 stream = get(entity_id)
                 if stream is None:
                     stream = streams[entity_id] = array("Q", (self._version_below(tenant, entity_id, facts),))
                 stream.append(place)
-                add_version(stream[0] + len(stream) - 1)
-                place += 1
+                versions.append(stream[0] + len(stream) - 1)
             table.add(stored, prepared.body_bytes)
         except BaseException:
             # Whatever broke this off, memory must be as it was: nobody will write the record.
