@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from allsource_core.engine.errors import CorruptionError, ForeignDirectoryError, StoreClosedError
 from allsource_core.engine.filesystem import LocalFilesystem
 from allsource_core.engine.hashes import Hasher
-from allsource_core.engine.key_columns import KeyColumns, columns_from_segment_rows, hash_halves
+from allsource_core.engine.key_columns import KeyColumns, columns_from_segment_rows, entities_of_rows
 from allsource_core.engine.key_directory import EntityHead, KeyDirectory
 from allsource_core.engine.key_file import KeyFile
 from allsource_core.engine.key_file_format import POSITION_LIMIT, VERSION_LIMIT, Kind, write_key_file
@@ -268,7 +268,7 @@ def test_damage_stops_a_merge(tmp_path: Path) -> None:
 def test_nothing_is_read_before_it_is_needed(tmp_path: Path) -> None:
     file = make_file(tmp_path, random_columns(10))
     file.path.unlink()
-    KeyDirectory([file], HASHER).client_ids([(1, bytes(16))])
+    KeyDirectory([file], HASHER).client_ids(1, [bytes(16)])
 
 
 def test_an_obsolete_file_stays_until_its_last_reader_is_gone(tmp_path: Path) -> None:
@@ -281,7 +281,7 @@ def test_an_obsolete_file_stays_until_its_last_reader_is_gone(tmp_path: Path) ->
     del file
     gc.collect()
     assert path.exists()
-    assert view.entities([(1, "e")]) == [None]
+    assert view.entities(1, ["e"]) == [None]
     del view
     gc.collect()
     assert not path.exists()
@@ -334,35 +334,34 @@ def test_the_directory_gives_the_newest_of_all_files_by_name(tmp_path: Path, ask
             name = (chance.randrange(1, 4), f"entity-{chance.randrange(500)}")
             version = heads[name].version + 1 if name in heads else 1
             heads[name] = EntityHead(version, position, chance.random() < 0.2)
-            (hi,), (lo,) = hash_halves([HASHER.entity(*name)])
-            writes.append(((int(hi), int(lo)), (version, position, heads[name].removed)))
+            writes.append((HASHER.entity(*name), (version, position, heads[name].removed)))
             client_id = (name[0], chance.randbytes(16))
             positions[client_id] = position
-            (hi,), (lo,) = hash_halves([HASHER.client_id(*client_id)])
-            ids.append(((int(hi), int(lo)), (0, position, False)))
+            ids.append((HASHER.client_id(*client_id), (0, position, False)))
         files += [
             make_file(tmp_path, columns_of(writes), number),
             make_file(tmp_path, columns_of(ids), number + 1, "ids"),
         ]
     chance.shuffle(files)
     directory = KeyDirectory(files, HASHER)
-    names = [(chance.randrange(1, 4), f"entity-{chance.randrange(700)}") for _ in range(asked)]
-    assert directory.entities(names) == [heads.get(name) for name in names]
-    client_ids = [*chance.sample(list(positions), asked // 2), *((1, chance.randbytes(16)) for _ in range(asked))]
-    assert directory.client_ids(client_ids) == [positions.get(client_id) for client_id in client_ids]
+    for tenant in range(1, 4):
+        names = [f"entity-{chance.randrange(700)}" for _ in range(asked)]
+        assert directory.entities(tenant, names) == [heads.get((tenant, name)) for name in names]
+        known = [client_id for _, client_id in chance.sample(list(positions), asked // 2)]
+        client_ids = [*known, *(chance.randbytes(16) for _ in range(asked))]
+        assert directory.client_ids(tenant, client_ids) == [positions.get((tenant, one)) for one in client_ids]
 
 
 def test_a_directory_without_files_or_keys_knows_nothing(tmp_path: Path) -> None:
-    assert KeyDirectory([], HASHER).entities([(1, "a"), (1, "b")]) == [None, None]
-    assert KeyDirectory([], HASHER).client_ids([(1, bytes(16))]) == [None]
+    assert KeyDirectory([], HASHER).entities(1, ["a", "b"]) == [None, None]
+    assert KeyDirectory([], HASHER).client_ids(1, [bytes(16)]) == [None]
     file = make_file(tmp_path, random_columns(10))
-    assert KeyDirectory([file], HASHER).entities([]) == []
+    assert KeyDirectory([file], HASHER).entities(1, []) == []
 
 
 def test_retention_of_old_versions_does_not_hide_newer_ones(tmp_path: Path) -> None:
     """A later segment says that versions up to 5 are gone; version 9 was sealed before."""
-    (hi,), (lo,) = hash_halves([HASHER.entity(1, "e")])
-    key = (int(hi), int(lo))
+    key = HASHER.entity(1, "e")
     files = [
         make_file(tmp_path, columns_of([(key, (9, 50, False))]), 1),
         make_file(tmp_path, columns_of([(key, (5, 100, True))]), 2),
@@ -371,8 +370,8 @@ def test_retention_of_old_versions_does_not_hide_newer_ones(tmp_path: Path) -> N
     merged = KeyFile(merge_key_files(files, path, file=3, filesystem=FILESYSTEM), path)
     for of_view in (files, files[::-1], [merged]):
         directory = KeyDirectory(of_view, HASHER)
-        assert directory.entities([(1, "e")]) == [EntityHead(9, 50, False)]
-        assert directory.entities([(1, "e")] * 50) == [EntityHead(9, 50, False)] * 50
+        assert directory.entities(1, ["e"]) == [EntityHead(9, 50, False)]
+        assert directory.entities(1, ["e"] * 50) == [EntityHead(9, 50, False)] * 50
 
 
 ROWS = [  # tenant, entity id, version, kind, position, event id
@@ -400,9 +399,10 @@ def test_the_rows_of_a_segment_become_heads_and_ids(tmp_path: Path, form: str) -
         names = names.dictionary_encode()
     elif form == "no ids":
         ids = None
+    tenants = np.array(tenant, np.int32)
     entities, client_ids = columns_from_segment_rows(
-        np.array(tenant, np.int32),
-        names,
+        entities_of_rows(tenants, names, HASHER),
+        tenants,
         np.array(version, np.int64),
         np.array(kind, np.int8),
         np.array(position, np.int64),
@@ -411,7 +411,7 @@ def test_the_rows_of_a_segment_become_heads_and_ids(tmp_path: Path, form: str) -
     )
     files = [make_file(tmp_path, entities, 1), make_file(tmp_path, client_ids, 2, "ids")]
     directory = KeyDirectory(files, HASHER)
-    heads = directory.entities([(1, "a"), (1, "b"), (1, "c"), (1, "ü"), (2, "a"), (2, "ü"), (2, "b")])
+    heads = directory.entities(1, ["a", "b", "c", "ü"]) + directory.entities(2, ["a", "ü", "b"])
     expected = [
         EntityHead(2, 5, False),
         EntityHead(3, 9, True),
@@ -423,7 +423,8 @@ def test_the_rows_of_a_segment_become_heads_and_ids(tmp_path: Path, form: str) -
     ]
     assert heads == (expected if rows else [None] * 7)
     assert len(files[0]) == (6 if rows else 0)
-    answers = directory.client_ids([(1, b"1" * 16), (1, b"2" * 16), (1, b"3" * 16), (2, b"1" * 16), (2, b"2" * 16)])
+    answers = directory.client_ids(1, [b"1" * 16, b"2" * 16, b"3" * 16])
+    answers += directory.client_ids(2, [b"1" * 16, b"2" * 16])
     assert answers == ([1, 5, 7, 3, None] if rows and ids is not None else [None] * 5)
 
 

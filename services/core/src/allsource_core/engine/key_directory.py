@@ -7,16 +7,16 @@ from typing import Final
 
 import msgspec
 import numpy as np
+import pyarrow as pa
 
-from allsource_core.engine.hashes import HASH_BYTES, Hasher
-from allsource_core.engine.key_columns import Words, hash_halves, supersedes
+from allsource_core.engine.hashes import Hash, Hasher, Hashes, Words
+from allsource_core.engine.key_columns import supersedes
 from allsource_core.engine.key_file import Found, KeyFile, Lookup
 
 __all__ = ["EntityHead", "KeyDirectory"]
 
 # Up to this many keys are looked up one by one: vectors cost 90 µs a file before the first key.
 _SINGLY_MAX: Final = 32
-_HALF_BYTES: Final = HASH_BYTES // 2
 
 
 class EntityHead(msgspec.Struct, frozen=True, gc=False):
@@ -51,58 +51,52 @@ class KeyDirectory:
         self._entity_files = tuple(file for file in files if file.entry.kind == "entities")
         self._id_files = tuple(file for file in files if file.entry.kind == "ids")
 
-    def entities(self, keys: Sequence[tuple[int, str]]) -> list[EntityHead | None]:
-        """Where entities stand, in the order of `keys`: (number of the tenant, entity id). None: never heard of."""
+    def entities(self, tenant: int, entity_ids: Sequence[str]) -> list[EntityHead | None]:
+        """Where entities of a tenant, given by its number, stand, in the order of their ids. None: never heard of."""
         files = self._entity_files
         if not files:
-            return [None] * len(keys)
-        entity = self._hasher.entity
-        hashes = [entity(tenant, entity_id) for tenant, entity_id in keys]
-        if len(keys) <= _SINGLY_MAX:
-            found = [_find(files, key) for key in hashes]
-            return [None if one is None else EntityHead(*one) for one in found]
-        heads: list[EntityHead | None] = [None] * len(keys)
-        rows, newest = _lookup(files, hashes)
+            return [None] * len(entity_ids)
+        if len(entity_ids) <= _SINGLY_MAX:
+            singly = [_find(files, self._hasher.entity(tenant, entity_id)) for entity_id in entity_ids]
+            return [None if one is None else EntityHead(*one) for one in singly]
+        heads: list[EntityHead | None] = [None] * len(entity_ids)
+        rows, newest = _lookup(files, self._hasher.entities(tenant, pa.array(entity_ids, pa.string())))
         for row, version, position, removed in zip(
             rows, newest.version.tolist(), newest.position.tolist(), newest.removed.tolist(), strict=True
         ):
             heads[row] = EntityHead(version, position, removed)
         return heads
 
-    def client_ids(self, keys: Sequence[tuple[int, bytes]]) -> list[int | None]:
-        """Positions of events, in the order of `keys`: (number of the tenant, client event id). None: not known."""
+    def client_ids(self, tenant: int, client_ids: Sequence[bytes]) -> list[int | None]:
+        """Positions of a tenant's events, in the order of their client event ids. None: not known."""
         files = self._id_files
         if not files:
-            return [None] * len(keys)
-        client_id = self._hasher.client_id
-        hashes = [client_id(tenant, event_id) for tenant, event_id in keys]
-        if len(keys) <= _SINGLY_MAX:
-            found = [_find(files, key) for key in hashes]
-            return [None if one is None else one.position for one in found]
-        positions: list[int | None] = [None] * len(keys)
-        rows, newest = _lookup(files, hashes)
+            return [None] * len(client_ids)
+        if len(client_ids) <= _SINGLY_MAX:
+            singly = [_find(files, self._hasher.client_id(tenant, client_id)) for client_id in client_ids]
+            return [None if one is None else one.position for one in singly]
+        positions: list[int | None] = [None] * len(client_ids)
+        rows, newest = _lookup(files, self._hasher.client_ids(tenant, client_ids))
         for row, position in zip(rows, newest.position.tolist(), strict=True):
             positions[row] = position
         return positions
 
 
-def _find(files: Sequence[KeyFile], key: bytes) -> Found | None:
-    hi, lo = int.from_bytes(key[:_HALF_BYTES], "little"), int.from_bytes(key[_HALF_BYTES:], "little")
+def _find(files: Sequence[KeyFile], key: Hash) -> Found | None:
     newest: Found | None = None
     for file in files:
-        found = file.find(hi, lo)
+        found = file.find(*key)
         # Version, then position: the order of the tuples is that of `supersedes`.
         if found is not None and (newest is None or found > newest):
             newest = found
     return newest
 
 
-def _lookup(files: Sequence[KeyFile], hashes: Sequence[bytes]) -> tuple[list[int], Lookup]:
+def _lookup(files: Sequence[KeyFile], hashes: Hashes) -> tuple[list[int], Lookup]:
     """The indexes of the keys that are known, and their newest entries, in the same order."""
-    hi, lo = hash_halves(hashes)
     # Neighbours among the keys are neighbours in every file then.
-    order = hi.argsort()
-    hi, lo = hi.take(order), lo.take(order)
+    order = hashes.hi.argsort()
+    hi, lo = hashes.hi.take(order), hashes.lo.take(order)
     newest = files[0].lookup(hi, lo)
     for file in files[1:]:
         newest = _newer(newest, file.lookup(hi, lo))

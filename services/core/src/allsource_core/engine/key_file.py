@@ -21,7 +21,8 @@ import numpy as np
 
 from allsource_core.engine.errors import StoreClosedError
 from allsource_core.engine.filesystem import Filesystem
-from allsource_core.engine.key_columns import Bools, KeyColumns, Rows, Words
+from allsource_core.engine.hashes import Words
+from allsource_core.engine.key_columns import Bools, KeyColumns, Rows
 from allsource_core.engine.key_file_format import (
     HEADER_WORDS,
     WORDS_PER_BLOCK,

@@ -16,7 +16,8 @@ import numpy.typing as npt
 
 from allsource_core.engine.errors import CorruptionError, ForeignDirectoryError
 from allsource_core.engine.filesystem import Filesystem
-from allsource_core.engine.key_columns import KeyColumns, Rows, Words, newest_of_each_key
+from allsource_core.engine.hashes import Words
+from allsource_core.engine.key_columns import KeyColumns, Rows, newest_of_each_key
 from allsource_core.engine.manifest import KeyFileEntry
 
 __all__ = [

@@ -6,6 +6,7 @@ manifest. A job that dies has changed nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import pyarrow.parquet as pq
 
 from allsource_core.engine.filenames import StorePaths
 from allsource_core.engine.filesystem import Filesystem
-from allsource_core.engine.hashes import Hasher, RememberingHasher
-from allsource_core.engine.key_columns import columns_from_segment_rows
+from allsource_core.engine.hashes import Hasher, Hashes
+from allsource_core.engine.key_columns import Entities, columns_from_segment_rows, entities_of_rows
 from allsource_core.engine.key_file import KeyFile
 from allsource_core.engine.key_file_format import write_key_file
 from allsource_core.engine.key_merging import merge_key_files
@@ -148,11 +149,13 @@ def _seal(job: SealJob, filesystem: Filesystem) -> JobResult:
     table = sort_rows(apply_removals(table, _removals(job)))
     if not table.num_rows:
         return JobResult(rows_removed=before)
-    # The filter and the key file hash the same entities.
-    hasher = RememberingHasher(bytes.fromhex(job.hash_key))
-    file, entities_file, ids_file = job.files
-    segment = _write(table, job, hasher, file, (job.first_position, job.last_position), filesystem)
-    key_files = _write_keys(table, paths, hasher, entities_file, ids_file, filesystem)
+    hasher = _hasher(job)
+    # The filter and the key file know the same entities.
+    entities = _entities(table, hasher)
+    file, *key_numbers = job.files
+    positions = job.first_position, job.last_position
+    segment = _write(table, job, hasher, file, positions, filesystem, entities.hashes)
+    key_files = _write_keys(table, entities, paths, hasher, key_numbers, filesystem)
     return JobResult(segment=segment, key_files=key_files, rows_removed=before - table.num_rows)
 
 
@@ -169,7 +172,13 @@ def _compact(job: CompactJob, filesystem: Filesystem) -> JobResult:
 
 
 def _write(
-    table: pa.Table, job: _Removing, hasher: Hasher, file: int, positions: tuple[int, int], filesystem: Filesystem
+    table: pa.Table,
+    job: _Removing,
+    hasher: Hasher,
+    file: int,
+    positions: tuple[int, int],
+    filesystem: Filesystem,
+    entities: Hashes | None = None,
 ) -> SegmentEntry:
     paths = StorePaths(Path(job.root), job.run)
     return write_segment(
@@ -182,6 +191,7 @@ def _write(
         first_position=positions[0],
         last_position=positions[1],
         removals_through=job.removals_through,
+        entities=entities,
     )
 
 
@@ -192,15 +202,23 @@ def _read(paths: StorePaths, segment: SegmentEntry) -> pa.Table:
     return pq.read_table(path, memory_map=True, use_threads=False, page_checksum_verification=True).cast(SCHEMA)
 
 
+def _entities(table: pa.Table, hasher: Hasher) -> Entities:
+    return entities_of_rows(integers(one_chunk(table["tenant"])), table["entity_id"], hasher)
+
+
 def _write_keys(
-    table: pa.Table, paths: StorePaths, hasher: Hasher, entities_file: int, ids_file: int, filesystem: Filesystem
+    table: pa.Table,
+    entities_of_table: Entities,
+    paths: StorePaths,
+    hasher: Hasher,
+    files: Sequence[int],
+    filesystem: Filesystem,
 ) -> list[KeyFileEntry]:
     columns: dict[str, Any] = {
         name: integers(one_chunk(table[name])) for name in ("tenant", "version", "kind", "position")
     }
-    entities, ids = columns_from_segment_rows(
-        entity_id=table["entity_id"], event_id=table["event_id"], hasher=hasher, **columns
-    )
+    entities, ids = columns_from_segment_rows(entities_of_table, event_id=table["event_id"], hasher=hasher, **columns)
+    entities_file, ids_file = files
     path = temporary(paths, paths.key_file(entities_file, "entities").name)
     entries = [write_key_file(path, "entities", entities, file=entities_file, filesystem=filesystem)]
     if len(ids):
@@ -220,7 +238,8 @@ def _merge_keys(job: MergeKeysJob, filesystem: Filesystem) -> JobResult:
 def _rekey(job: RekeyJob, filesystem: Filesystem) -> JobResult:
     paths = StorePaths(Path(job.root), job.run)
     table = sort_rows(_read(paths, job.segment))
-    return JobResult(key_files=_write_keys(table, paths, _hasher(job), *job.files, filesystem))
+    hasher = _hasher(job)
+    return JobResult(key_files=_write_keys(table, _entities(table, hasher), paths, hasher, job.files, filesystem))
 
 
 def _find_shortenings(job: RetentionJob) -> JobResult:

@@ -17,7 +17,9 @@ import pyarrow.parquet as pq
 
 from allsource_core.engine.errors import CorruptionError
 from allsource_core.engine.filesystem import Bytes
-from allsource_core.engine.hashes import Hasher
+from allsource_core.engine.hashes import Hash, Hasher, Hashes
+from allsource_core.engine.key_columns import entities_of_rows
+from allsource_core.engine.segment_columns import integers, one_chunk
 from allsource_core.engine.segment_format import FORMAT_VERSION, OPTIONAL_COLUMNS, SHORTENED
 
 __all__ = ["SegmentIndex", "build_index", "index_of_table"]
@@ -26,7 +28,6 @@ MAGIC: Final = b"ALLSRCIX"
 
 # magic, format version, reserved, length of the head.
 _HEADER: Final = struct.Struct("<8sHHI")
-_HALVES: Final = struct.Struct("<QQ")
 
 _COLUMNS: Final = ("tenant", "entity_id", "version", "kind", "event_type", *OPTIONAL_COLUMNS, "recorded_at")
 """What an index is made from."""
@@ -89,9 +90,9 @@ class SegmentIndex:
         self._bit_mask = head.filter_bits - 1
         self._steps = range(head.filter_hashes)
 
-    def may_contain(self, hash16: bytes) -> bool:
+    def may_contain(self, hashed: Hash) -> bool:
         """Whether the entity, event type or tag of this hash may be in the segment; False is certain. 1 µs."""
-        h1, h2 = _HALVES.unpack(hash16)
+        h1, h2 = hashed
         mask, bits = self._bit_mask, self._filter
         for step in self._steps:
             bit = (h1 + step * h2) & mask
@@ -143,21 +144,24 @@ def _split(data: memoryview, path: Path) -> tuple[_Head, memoryview]:
     return head, data[end:]
 
 
-def index_of_table(table: pa.Table, starts: list[int], hasher: Hasher) -> bytes:
+def index_of_table(table: pa.Table, starts: list[int], hasher: Hasher, entities: Hashes | None = None) -> bytes:
     """The index of a segment that has the rows of this table.
 
     Args:
         table: of the schema and in the order of a segment.
         starts: the first row of each row group.
+        hasher: of the store.
+        entities: the hashes of its entities, if somebody has made them already.
     """
     table = table.select(list(_COLUMNS))
     is_event = pc.less(table["kind"], pa.scalar(SHORTENED, pa.int8()))
     events = table if pc.all(is_event).as_py() else table.filter(is_event)
     times: Any = pc.min_max(pc.coalesce(events["timestamp"], events["recorded_at"]).cast(pa.int64())).as_py()
-    hashes = _hashes(table, events, hasher)
-    is_many = len(hashes) * 4 <= table.num_rows
+    hashes = _hashes(table, events, hasher, entities)
+    count = len(hashes.hi)
+    is_many = count * 4 <= table.num_rows
     bits_a_key = _FILTER_BITS_A_KEY_OF_MANY_EVENTS if is_many else _FILTER_BITS_A_KEY
-    filter_bits = max(_FILTER_BITS_MIN, 1 << (len(hashes) * bits_a_key - 1).bit_length())
+    filter_bits = max(_FILTER_BITS_MIN, 1 << (count * bits_a_key - 1).bit_length())
     firsts = table.select(["tenant", "entity_id", "version"]).take(pa.array(starts, pa.int64()))
     keys: list[list[Any]] = [column.to_pylist() for column in firsts.columns]
     head = _Head(
@@ -199,38 +203,29 @@ def _tenant_events(tenants: Any, tenants_of_events: Any) -> list[tuple[int, int]
     return [(tenant, counts.get(tenant, 0)) for tenant in sorted(pc.unique(tenants).to_pylist())]
 
 
-def _hashes(table: pa.Table, events: pa.Table, hasher: Hasher) -> list[bytes]:
+def _hashes(table: pa.Table, events: pa.Table, hasher: Hasher, entities: Hashes | None) -> Hashes:
     """Of every entity, and of every event type and tag of an event."""
-    found = _hashed_entities(table["tenant"].to_numpy(), table["entity_id"].combine_chunks(), hasher)
-    found += _hashed(hasher.event_type, events["tenant"], events["event_type"])
+    if entities is None:
+        entities = entities_of_rows(integers(one_chunk(table["tenant"])), table["entity_id"], hasher).hashes
+    found = [entities, hasher.event_types(*_distinct(events["tenant"], events["event_type"]))]
     if events["tags"].null_count < events.num_rows:
         tags = events["tags"].combine_chunks()
-        parents = pc.list_parent_indices(tags)
-        found += _hashed(hasher.tag, events["tenant"].combine_chunks().take(parents), pc.list_flatten(tags))
-    return found
+        tenants = events["tenant"].combine_chunks().take(pc.list_parent_indices(tags))
+        found.append(hasher.tags(*_distinct(tenants, pc.list_flatten(tags))))
+    return Hashes(*map(np.concatenate, zip(*found, strict=True)))
 
 
-def _hashed_entities(tenants: Any, entity_ids: Any, hasher: Hasher) -> list[bytes]:
-    """The hashes of the entities of columns that are sorted by them: a comparison a row finds where each begins."""
-    begins = np.ones(len(tenants), np.bool_)
-    differ = pc.not_equal(entity_ids[1:], entity_ids[:-1]).to_numpy(zero_copy_only=False)
-    begins[1:] = differ | (tenants[1:] != tenants[:-1])
-    distinct = entity_ids.take(pa.array(np.flatnonzero(begins)))
-    return list(map(hasher.entity, tenants[begins].tolist(), distinct.to_pylist()))
-
-
-def _hashed(function: Any, tenants: Any, names: Any) -> list[bytes]:
-    """The hashes of the distinct pairs of a tenant and a name."""
+def _distinct(tenants: Any, names: Any) -> tuple[Any, pa.Array[Any]]:
+    """The distinct pairs of a tenant and a name."""
     pairs = pa.table({"tenant": tenants, "name": names}).group_by(["tenant", "name"], use_threads=False).aggregate([])
-    return list(map(function, pairs["tenant"].to_pylist(), pairs["name"].to_pylist()))
+    return integers(one_chunk(pairs["tenant"])), one_chunk(pairs["name"])
 
 
-def _filter(hashes: list[bytes], filter_bits: int) -> bytes:
-    halves = np.frombuffer(b"".join(hashes), dtype="<u8").reshape(-1, 2)
+def _filter(hashes: Hashes, filter_bits: int) -> bytes:
     bits = np.zeros(filter_bits, dtype=np.bool_)
-    place, distance, mask = halves[:, 0].astype(np.uint64), halves[:, 1].astype(np.uint64), np.uint64(filter_bits - 1)
+    place, mask = hashes.hi, np.uint64(filter_bits - 1)
     for _ in range(_FILTER_HASHES):
         bits[place & mask] = True
         # Overflow is harmless: what is lost is a multiple of the filter's size, a power of two.
-        place += distance
+        place = place + hashes.lo
     return np.packbits(bits, bitorder="little").tobytes()

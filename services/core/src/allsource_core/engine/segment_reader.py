@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from allsource_core.engine.decoded_segment import DecodedSegment
 from allsource_core.engine.errors import CorruptionError
 from allsource_core.engine.filenames import StorePaths
-from allsource_core.engine.hashes import Hasher
+from allsource_core.engine.hashes import Hash, Hasher
 from allsource_core.engine.manifest import SegmentEntry
 from allsource_core.engine.queries import EventQuery
 from allsource_core.engine.row_group import COLUMNS, EntityRows, RowGroup
@@ -167,9 +167,9 @@ class SegmentReader:
         self._map()
         _map_verified(self._files.index, self.entry.index_bytes, self.entry.index_checksum)
 
-    def may_contain(self, hash16: bytes) -> bool:
+    def may_contain(self, hashed: Hash) -> bool:
         """Whether the entity, type or tag of this hash (`Hasher`) may be here; False is certain. 1 µs, no read."""
-        return self.index.may_contain(hash16)
+        return self.index.may_contain(hashed)
 
     def may_match(self, tenant: int, query: EventQuery) -> bool:
         """Whether an event of a tenant that the query selects may be here; False is certain. No read."""

@@ -13,8 +13,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from allsource_core.engine.filenames import StorePaths
-from allsource_core.engine.hashes import Hasher
-from allsource_core.engine.key_columns import Words
+from allsource_core.engine.hashes import Hasher, Words
 from allsource_core.engine.manifest import SegmentEntry
 from allsource_core.engine.segment_format import ERASED
 from allsource_core.engine.verification_derived import KeyFiles, verify_index, verify_key_file

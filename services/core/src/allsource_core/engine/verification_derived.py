@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 from allsource_core.engine.errors import CorruptionError, ForeignDirectoryError
 from allsource_core.engine.filenames import StorePaths
-from allsource_core.engine.hashes import Hasher
-from allsource_core.engine.key_columns import Bools, KeyColumns, Rows, Words, concatenate, newest_of_each_key
+from allsource_core.engine.hashes import Hasher, Words
+from allsource_core.engine.key_columns import Bools, KeyColumns, Rows, concatenate, newest_of_each_key
 from allsource_core.engine.key_file import KeyFile
 from allsource_core.engine.key_file_format import HEADER_WORDS, WORDS_PER_BLOCK, KeyFileMapping
 from allsource_core.engine.manifest import KeyFileEntry, SegmentEntry

@@ -15,10 +15,10 @@ from typing import Any, Final, Self
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from allsource_core.engine.hashes import Hasher
-from allsource_core.engine.key_columns import Words, hash_halves
+from allsource_core.engine.hashes import Hasher, Hashes
 from allsource_core.engine.manifest import Removal
 from allsource_core.engine.verification_log import LogRun
 from allsource_core.engine.verification_rows import SegmentRows
@@ -130,8 +130,7 @@ class Ledger:
         begins[1:] = ~rows.same_entity
         firsts = np.flatnonzero(begins)
         entity = begins.cumsum() - 1
-        names = rows.entity_id.take(firsts).to_pylist()
-        hi, lo = hash_halves(list(map(self._hasher.entity, rows.tenant[firsts].tolist(), names)))
+        hi, lo = self._hasher.entities(rows.tenant[firsts], rows.entity_id.take(firsts))
         events = np.flatnonzero(kept & rows.is_event)
         starts, ends = _run_bounds(entity[events], rows.version[events], rows.position[events])
         first, last = events[starts], events[ends]
@@ -150,8 +149,7 @@ class Ledger:
         self._floors.append(hi[at], lo[at], rows.version[markers], rows.position[markers], np.ones(len(markers)))
         given = np.flatnonzero(kept & rows.is_event & pc.is_valid(rows.event_id).to_numpy(zero_copy_only=False))
         if given.size:
-            client_ids = rows.event_id.take(given).to_pylist()
-            hi, lo = hash_halves(list(map(self._hasher.client_id, rows.tenant[given].tolist(), client_ids)))
+            hi, lo = self._hasher.client_ids(rows.tenant[given], rows.event_id.take(given))
             self._ids.append(hi, lo, rows.position[given], np.full(given.size, number), given)
 
     def add_log(self, runs: dict[tuple[int, str], list[LogRun]]) -> None:
@@ -184,8 +182,9 @@ class Ledger:
     def part(self, number: int) -> Part:
         return Part(self._runs.part(number), self._floors.part(number), self._ids.part(number))
 
-    def _hashes(self, keys: Sequence[tuple[int, str]]) -> tuple[Words, Words]:
-        return hash_halves([self._hasher.entity(tenant, entity_id) for tenant, entity_id in keys])
+    def _hashes(self, keys: Sequence[tuple[int, str]]) -> Hashes:
+        tenants, entity_ids = zip(*keys, strict=True)
+        return self._hasher.entities(np.array(tenants), pa.array(entity_ids, pa.string()))
 
 
 def _run_bounds(

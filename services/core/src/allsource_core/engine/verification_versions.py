@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from allsource_core.engine.key_columns import Words
+from allsource_core.engine.hashes import Words
 from allsource_core.engine.verification_ledger import Part
 
 __all__ = ["Heads", "Holes", "VersionFault", "faults_of_versions", "heads_of", "key_numbers"]
