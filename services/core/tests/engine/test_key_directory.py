@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -60,6 +61,12 @@ def looked_up(file: KeyFile, keys: list[Key]) -> list[Value | None]:
     ]
     assert [file.find(*key) for key in keys] == answers
     return answers
+
+
+def block_of(at: int, kind: Kind) -> int:
+    """Where the block of a full file begins that has this byte."""
+    size = {"entities": 292 * 28, "ids": 340 * 24}[kind]
+    return at - (at - 64) % size
 
 
 def random_columns(count: int, seed: int = 1) -> KeyColumns:
@@ -118,7 +125,7 @@ def test_files_and_their_merges_answer_like_a_dict(
         assert answers == [model.get(key) for key in asked]
 
 
-@pytest.mark.parametrize("count", [0, 1, 8183, 8184, 8185, 16375, 16376, 16377, 50_000])
+@pytest.mark.parametrize("count", [0, 1, 2, 291, 292, 293, 339, 340, 341, 583, 584, 585, 680, 681, 10_000])
 @pytest.mark.parametrize("kind", ["entities", "ids"])
 def test_every_entry_is_found_at_every_edge_of_a_block(tmp_path: Path, count: int, kind: Kind) -> None:
     columns = random_columns(count)
@@ -132,7 +139,7 @@ def test_every_entry_is_found_at_every_edge_of_a_block(tmp_path: Path, count: in
     assert looked_up(file, asked) == [model.get(key) for key in asked]
 
 
-@pytest.mark.parametrize("run", [2, 8184, 8185, 30_000])
+@pytest.mark.parametrize("run", [2, 291, 292, 293, 5_000])
 def test_keys_that_share_their_upper_half_over_blocks_are_told_apart(tmp_path: Path, run: int) -> None:
     lo = np.arange(0, 2 * run, 2, dtype=np.uint64)
     position = np.arange(1, run + 1, dtype=np.uint64)
@@ -202,7 +209,7 @@ def test_a_flipped_bit_is_found_or_harmless(tmp_path: Path, kind: Kind) -> None:
             assert looked_up(file, asked) == right
             harmless += 1
         except CorruptionError as error:
-            found.append((error.path == path, error.offset in (at - at % 65536, 0)))
+            found.append((error.path == path, error.offset in (block_of(at, kind), 0)))
         with pytest.raises(CorruptionError):
             file.verify()
         file.close()
@@ -214,23 +221,24 @@ def test_a_flipped_bit_in_any_upper_half_never_hides_a_key(tmp_path: Path) -> No
     """The canary of the fence: a search over the whole column would go wrong here without touching a checksum."""
     whole = make_file(tmp_path, random_columns(60_000))
     data = bytearray(whole.path.read_bytes())
-    middle = 64 + 8 * 30_000
+    # An upper half in the middle of a block.
+    middle = 64 + 8176 * 100 + 8 * 150
     data[middle : middle + 8] = bytes(8)
     path = tmp_path / "damaged"
     path.write_bytes(data)
     everything = whole.columns(0, 60_000)
     model = as_model(everything)
-    column = np.frombuffer(data, "<u8", 60_000, 64)
-    assert not np.array_equal(np.searchsorted(column, everything.hi), np.arange(60_000))
+    column = np.ndarray((60_000 // 292, 292), "<u8", data, 64, (8176, 8)).reshape(-1)
+    assert not np.array_equal(np.searchsorted(column, everything.hi[: len(column)]), np.arange(len(column)))
     offsets = []
-    for key in random.Random(1).sample(list(model), 500):
+    for key in [*random.Random(1).sample(list(model), 400), *list(model)[29_200:29_300]]:
         file = KeyFile(whole.entry, path)
         for ask in (lambda file=file, key=key: file.find(*key), lambda file=file, key=key: looked_up(file, [key])[0]):
             try:
                 assert ask() == model[key]
             except CorruptionError as error:
                 offsets.append(error.offset)
-    assert set(offsets) == {middle // 65536 * 65536}
+    assert set(offsets) == {block_of(middle, "entities")}
     assert len(offsets) < 1_000
 
 
@@ -261,7 +269,7 @@ def test_damage_stops_a_merge(tmp_path: Path) -> None:
     files[1].path.write_bytes(data)
     with pytest.raises(CorruptionError) as raised:
         merge_key_files(files, tmp_path / "merged", file=3, filesystem=FILESYSTEM)
-    assert raised.value.offset == 400_000 // 65536 * 65536
+    assert raised.value.offset == block_of(400_000, "entities")
     assert not (tmp_path / "merged").exists()
 
 
@@ -281,7 +289,7 @@ def test_an_obsolete_file_stays_until_its_last_reader_is_gone(tmp_path: Path) ->
     del file
     gc.collect()
     assert path.exists()
-    assert view.entities(1, ["e"]) == [None]
+    assert view.entities(1, ["e"]) == {}
     del view
     gc.collect()
     assert not path.exists()
@@ -346,17 +354,21 @@ def test_the_directory_gives_the_newest_of_all_files_by_name(tmp_path: Path, ask
     directory = KeyDirectory(files, HASHER)
     for tenant in range(1, 4):
         names = [f"entity-{chance.randrange(700)}" for _ in range(asked)]
-        assert directory.entities(tenant, names) == [heads.get((tenant, name)) for name in names]
+        assert directory.entities(tenant, names) == {
+            name: heads[tenant, name] for name in names if (tenant, name) in heads
+        }
         known = [client_id for _, client_id in chance.sample(list(positions), asked // 2)]
         client_ids = [*known, *(chance.randbytes(16) for _ in range(asked))]
-        assert directory.client_ids(tenant, client_ids) == [positions.get((tenant, one)) for one in client_ids]
+        assert directory.client_ids(tenant, client_ids) == {
+            one: positions[tenant, one] for one in client_ids if (tenant, one) in positions
+        }
 
 
 def test_a_directory_without_files_or_keys_knows_nothing(tmp_path: Path) -> None:
-    assert KeyDirectory([], HASHER).entities(1, ["a", "b"]) == [None, None]
-    assert KeyDirectory([], HASHER).client_ids(1, [bytes(16)]) == [None]
+    assert KeyDirectory([], HASHER).entities(1, ["a", "b"]) == {}
+    assert KeyDirectory([], HASHER).client_ids(1, [bytes(16)]) == {}
     file = make_file(tmp_path, random_columns(10))
-    assert KeyDirectory([file], HASHER).entities(1, []) == []
+    assert KeyDirectory([file], HASHER).entities(1, []) == {}
 
 
 def test_retention_of_old_versions_does_not_hide_newer_ones(tmp_path: Path) -> None:
@@ -370,8 +382,8 @@ def test_retention_of_old_versions_does_not_hide_newer_ones(tmp_path: Path) -> N
     merged = KeyFile(merge_key_files(files, path, file=3, filesystem=FILESYSTEM), path)
     for of_view in (files, files[::-1], [merged]):
         directory = KeyDirectory(of_view, HASHER)
-        assert directory.entities(1, ["e"]) == [EntityHead(9, 50, False)]
-        assert directory.entities(1, ["e"] * 50) == [EntityHead(9, 50, False)] * 50
+        assert directory.entities(1, ["e"]) == {"e": EntityHead(9, 50, False)}
+        assert directory.entities(1, ["e"] * 50) == {"e": EntityHead(9, 50, False)}
 
 
 ROWS = [  # tenant, entity id, version, kind, position, event id
@@ -411,21 +423,20 @@ def test_the_rows_of_a_segment_become_heads_and_ids(tmp_path: Path, form: str) -
     )
     files = [make_file(tmp_path, entities, 1), make_file(tmp_path, client_ids, 2, "ids")]
     directory = KeyDirectory(files, HASHER)
-    heads = directory.entities(1, ["a", "b", "c", "ü"]) + directory.entities(2, ["a", "ü", "b"])
-    expected = [
-        EntityHead(2, 5, False),
-        EntityHead(3, 9, True),
-        EntityHead(3, 7, False),
-        EntityHead(4, 11, True),
-        EntityHead(7, 2, False),
-        EntityHead(1, 3, False),
-        None,
-    ]
-    assert heads == (expected if rows else [None] * 7)
+    ids_of_first = {b"1" * 16: 1, b"2" * 16: 5, b"3" * 16: 7}
+    heads_of_first = {
+        "a": EntityHead(2, 5, False),
+        "b": EntityHead(3, 9, True),
+        "c": EntityHead(3, 7, False),
+        "ü": EntityHead(4, 11, True),
+    }
+    heads_of_second = {"a": EntityHead(7, 2, False), "ü": EntityHead(1, 3, False)}
+    assert directory.entities(1, ["a", "b", "c", "d", "ü"]) == (heads_of_first if rows else {})
+    assert directory.entities(2, ["a", "ü", "b"]) == (heads_of_second if rows else {})
     assert len(files[0]) == (6 if rows else 0)
-    answers = directory.client_ids(1, [b"1" * 16, b"2" * 16, b"3" * 16])
-    answers += directory.client_ids(2, [b"1" * 16, b"2" * 16])
-    assert answers == ([1, 5, 7, 3, None] if rows and ids is not None else [None] * 5)
+    has_ids = rows and ids is not None
+    assert directory.client_ids(1, [*ids_of_first, b"4" * 16]) == (ids_of_first if has_ids else {})
+    assert directory.client_ids(2, list(ids_of_first)) == ({b"1" * 16: 3} if has_ids else {})
 
 
 @settings(max_examples=60, deadline=None)
@@ -462,13 +473,17 @@ def test_the_page_and_a_file_agree(tmp_path: Path) -> None:
     page = (Path(__file__).parents[4] / "docs" / "storage-format.md").read_text(encoding="utf-8")
     assert re.search(r"`ALLSRCKY`", page)
     version, position = 3 << 32 | 7, 5 << 32 | 9
-    file = make_file(tmp_path, columns_of([((2, 4), (version, position, True)), ((1, 9), (1, 1, False))]))
-    assert file.path.read_bytes().hex(" ", -4).split() == [
-        *("414c4c53", "52434b59", "02000100", "00000100", "02000000", "00000000"),
-        *["00000000"] * 10,
-        *("01000000", "00000000", "02000000", "00000000"),
-        *("09000000", "00000000", "04000000", "00000000"),
-        *("01000000", "09000000", "01000000", "07000000", "00000000", "05006080"),
+    writes = [((2, 4), (version, position, True)), ((1, 9), (1, 1, False)), ((3, 5), (8, 6, False))]
+    data = make_file(tmp_path, columns_of(writes)).path.read_bytes()
+    assert data.hex(" ", -4).split() == [
+        *("414c4c53", "52434b59", "02000100", "04000000"),
+        *["00000000"] * 12,
+        *("01000000", "00000000", "02000000", "00000000", "03000000", "00000000", "ffffffff", "ffffffff"),
+        *("09000000", "00000000", "04000000", "00000000", "05000000", "00000000", "ffffffff", "ffffffff"),
+        *("01000000", "09000000", "06000000", "ffffffff"),
+        *("01000000", "07000000", "08000000", "ffffffff"),
+        *("00000000", "05006080", "00000000", "ffffffff"),
         *("01000000", "00000000"),
-        file.path.read_bytes()[-4:].hex(),
+        google_crc32c.value(data[64:176]).to_bytes(4, "little").hex(),
+        *("03000000", "00000000"),
     ]

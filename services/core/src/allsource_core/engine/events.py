@@ -77,6 +77,10 @@ class Event(msgspec.Struct, gc=False):
             return UUID(bytes=self.client_id)
         return server_id(self.recorded_at, self.position)
 
+    def has_id(self, id_bytes: bytes) -> bool:
+        """``event.id.bytes == id_bytes``, at a tenth of its price where the author gave the id."""
+        return self.client_id == id_bytes if self.client_id is not None else self.id.bytes == id_bytes
+
     @property
     def id_text(self) -> str:
         """``str(event.id)``, at a third of its price: no UUID is made on the way."""

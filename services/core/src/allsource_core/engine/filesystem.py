@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Protocol
 
@@ -43,7 +43,7 @@ class Filesystem(Protocol):
         sync, rename, sync the directory.
         """
 
-    def write_new(self, path: Path, parts: Sequence[Bytes]) -> None:
+    def write_new(self, path: Path, parts: Iterable[Bytes]) -> None:
         """Make a file (mode 0600) of these bytes, one part behind the other, on disk; its name is not synced."""
 
     def fill(self, path: Path, size: int) -> None:
@@ -87,7 +87,7 @@ class LocalFilesystem:
         aside.rename(path)
         self.sync_directory(path.parent)
 
-    def write_new(self, path: Path, parts: Sequence[Bytes]) -> None:
+    def write_new(self, path: Path, parts: Iterable[Bytes]) -> None:
         descriptor = _open_new(path)
         try:
             for part in parts:

@@ -28,9 +28,6 @@ Words: TypeAlias = npt.NDArray[np.uint64]
 Tenants: TypeAlias = "int | npt.NDArray[np.integer]"
 """The number of the tenant of all names, or one for each."""
 
-_Part: TypeAlias = "tuple[Words, npt.NDArray[np.integer] | int]"
-"""Names as rows of 32-bit words, filled up with zeros, and their lengths in bytes."""
-
 _LANES: Final = 4
 _ROUNDS: Final = 3
 _FIXED_ROWS: Final = 3
@@ -71,6 +68,8 @@ class Hasher:
         # Odd, so that no bit is lost by multiplying.
         self._multipliers: list[np.uint64] = list(chance[:_ROUNDS] | np.uint64(1))
         self._factors: Words = chance[_ROUNDS:].reshape(rows, _LANES)
+        # Of what differs from name to name: the length, and the words.
+        self._name_factors = self._factors[[1, *range(_FIXED_ROWS, rows)]]
         # For one name: the lanes of a row in one integer, so far apart that they do not meet.
         self._packed = [sum(factor << 128 * lane for lane, factor in enumerate(row)) for row in self._factors.tolist()]
         self._packed_names = self._packed[_FIXED_ROWS:]
@@ -113,17 +112,21 @@ class Hasher:
             one, other = other + (mixed ^ mixed >> 32) & _LOW_64, one
         return one, other
 
-    def _hash_all(self, kind: int, tenants: Tenants, parts: Iterator[_Part]) -> Hashes:
-        """The hashes of names that come as words, the lengths beside them, a part of all rows at a time."""
-        factors, start = self._factors, 0
+    def _hash_all(self, kind: int, tenants: Tenants, parts: Iterator[Words]) -> Hashes:
+        """The hashes of names that come as rows of numbers: 256 times the length in bytes, then the words."""
+        base = self._factors[0] + np.uint64(kind) * self._factors[1]
+        of_tenants = self._factors[2]
+        if isinstance(tenants, int):
+            base += np.uint64(tenants) * of_tenants
+        start = 0
         done: list[Hashes] = []
-        for words, lengths in parts:
-            total = words @ factors[_FIXED_ROWS : _FIXED_ROWS + words.shape[1]]
-            total += _outer(lengths << 8 | kind, factors[1]) + factors[0]
-            stop = start + len(words)
-            total += _outer(tenants if isinstance(tenants, int) else tenants[start:stop], factors[2])
+        for words in parts:
+            total = words @ self._name_factors[: words.shape[1]]
+            total += base
+            if not isinstance(tenants, int):
+                total += tenants[start : start + len(words), np.newaxis].astype(np.uint64) * of_tenants
             done.append(self._mixed(total))
-            start = stop
+            start += len(words)
         if len(done) == 1:
             return done[0]
         hi, lo = zip(*done, strict=True) if done else ([], [])
@@ -141,14 +144,7 @@ class Hasher:
         return Hashes(one, other)
 
 
-def _outer(values: npt.NDArray[np.integer] | int, factors: Words) -> Words:
-    """The products of each value and each factor."""
-    if isinstance(values, int):
-        return np.uint64(values) * factors
-    return values.astype(np.uint64)[:, np.newaxis] * factors
-
-
-def _words_of_strings(array: pa.Array[Any]) -> Iterator[_Part]:
+def _words_of_strings(array: pa.Array[Any]) -> Iterator[Words]:
     count = len(array)
     _, offset_bytes, characters = array.buffers()
     if not count or offset_bytes is None:
@@ -166,14 +162,21 @@ def _words_of_strings(array: pa.Array[Any]) -> Iterator[_Part]:
         eights = np.ndarray(len(padded) - 7, "<u8", padded, 0, (1,))
         names = eights[(bounds[:-1] - bounds[0])[:, np.newaxis] + steps]
         names &= _MASKS.take(lengths[:, np.newaxis] - steps, mode="clip")
-        yield names.view("<u4").astype(np.uint64), lengths
+        words = np.empty((len(lengths), 1 + 2 * len(steps)), np.uint64)
+        words[:, 0] = lengths << 8
+        words[:, 1:] = names.view("<u4")
+        yield words
 
 
-def _words_of_ids(ids: Sequence[bytes] | pa.Array[Any]) -> Iterator[_Part]:
+def _words_of_ids(ids: Sequence[bytes] | pa.Array[Any]) -> Iterator[Words]:
     if isinstance(ids, pa.Array):
         _, data = ids.buffers()
         words = np.frombuffer(b"" if data is None else memoryview(data), "<u4", 4 * len(ids), 16 * ids.offset)
     else:
         words = np.frombuffer(b"".join(ids), "<u4")
     for start in range(0, len(words), 4 * _ROWS_AT_A_TIME):
-        yield words[start : start + 4 * _ROWS_AT_A_TIME].reshape(-1, 4).astype(np.uint64), 16
+        of_part = words[start : start + 4 * _ROWS_AT_A_TIME].reshape(-1, 4)
+        numbers = np.empty((len(of_part), 5), np.uint64)
+        numbers[:, 0] = 16 << 8
+        numbers[:, 1:] = of_part
+        yield numbers

@@ -51,35 +51,28 @@ class KeyDirectory:
         self._entity_files = tuple(file for file in files if file.entry.kind == "entities")
         self._id_files = tuple(file for file in files if file.entry.kind == "ids")
 
-    def entities(self, tenant: int, entity_ids: Sequence[str]) -> list[EntityHead | None]:
-        """Where entities of a tenant, given by its number, stand, in the order of their ids. None: never heard of."""
+    def entities(self, tenant: int, entity_ids: Sequence[str]) -> dict[str, EntityHead]:
+        """Where entities of a tenant, given by its number, stand: those of these that were ever heard of."""
         files = self._entity_files
         if not files:
-            return [None] * len(entity_ids)
+            return {}
         if len(entity_ids) <= _SINGLY_MAX:
-            singly = [_find(files, self._hasher.entity(tenant, entity_id)) for entity_id in entity_ids]
-            return [None if one is None else EntityHead(*one) for one in singly]
-        heads: list[EntityHead | None] = [None] * len(entity_ids)
+            singly = ((entity_id, _find(files, self._hasher.entity(tenant, entity_id))) for entity_id in entity_ids)
+            return {entity_id: EntityHead(*found) for entity_id, found in singly if found is not None}
         rows, newest = _lookup(files, self._hasher.entities(tenant, pa.array(entity_ids, pa.string())))
-        for row, version, position, removed in zip(
-            rows, newest.version.tolist(), newest.position.tolist(), newest.removed.tolist(), strict=True
-        ):
-            heads[row] = EntityHead(version, position, removed)
-        return heads
+        heads = map(EntityHead, newest.version.tolist(), newest.position.tolist(), newest.removed.tolist())
+        return dict(zip(map(entity_ids.__getitem__, rows), heads, strict=True))
 
-    def client_ids(self, tenant: int, client_ids: Sequence[bytes]) -> list[int | None]:
-        """Positions of a tenant's events, in the order of their client event ids. None: not known."""
+    def client_ids(self, tenant: int, client_ids: Sequence[bytes]) -> dict[bytes, int]:
+        """The positions of a tenant's events by their client event ids: of those of these that are known."""
         files = self._id_files
         if not files:
-            return [None] * len(client_ids)
+            return {}
         if len(client_ids) <= _SINGLY_MAX:
-            singly = [_find(files, self._hasher.client_id(tenant, client_id)) for client_id in client_ids]
-            return [None if one is None else one.position for one in singly]
-        positions: list[int | None] = [None] * len(client_ids)
+            singly = ((client_id, _find(files, self._hasher.client_id(tenant, client_id))) for client_id in client_ids)
+            return {client_id: found.position for client_id, found in singly if found is not None}
         rows, newest = _lookup(files, self._hasher.client_ids(tenant, client_ids))
-        for row, position in zip(rows, newest.position.tolist(), strict=True):
-            positions[row] = position
-        return positions
+        return dict(zip(map(client_ids.__getitem__, rows), newest.position.tolist(), strict=True))
 
 
 def _find(files: Sequence[KeyFile], key: Hash) -> Found | None:

@@ -6,16 +6,16 @@ import mmap
 import os
 import struct
 import weakref
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
 from allsource_core.engine.errors import CorruptionError, ForeignDirectoryError
-from allsource_core.engine.filesystem import Filesystem
+from allsource_core.engine.filesystem import Bytes, Filesystem
 from allsource_core.engine.hashes import Words
 from allsource_core.engine.key_columns import KeyColumns, Rows, newest_of_each_key
 from allsource_core.engine.manifest import KeyFileEntry
@@ -24,16 +24,12 @@ __all__ = [
     "HEADER_WORDS",
     "POSITION_LIMIT",
     "VERSION_LIMIT",
-    "WORDS_PER_BLOCK",
-    "WORDS_PER_BLOCK_LOG2",
     "KeyFileMapping",
     "Kind",
-    "as_bytes",
-    "column_types",
+    "Places",
     "decode_columns",
-    "encode_columns",
-    "write_encoded",
     "write_key_file",
+    "write_sorted",
 ]
 
 Kind = Literal["entities", "ids"]
@@ -43,33 +39,39 @@ MAGIC: Final = b"ALLSRCKY"
 FORMAT_VERSION: Final = 2
 KIND_NUMBERS: Final[dict[Kind, int]] = {"entities": 1, "ids": 2}
 
-BLOCK_BYTES: Final = 65536
+BLOCK_BYTES_MAX: Final = 8192
+"""What a look-up of one key reads and checks on first touch: 3 µs. Fence and table take 0.2 % of it in memory."""
 HEADER_BYTES: Final = 64
 HEADER_WORDS: Final = HEADER_BYTES // 8
-WORDS_PER_BLOCK_LOG2: Final = 13
-WORDS_PER_BLOCK: Final = 1 << WORDS_PER_BLOCK_LOG2
 
 # What the columns have bits for.
 POSITION_LIMIT: Final = 1 << 53
 VERSION_LIMIT: Final = 1 << 42
 
-# magic, format version, kind, bytes of a block, entries, reserved.
-_HEADER: Final = struct.Struct("<8sHHIQ40x")
+# magic, format version, kind, entries of a block.
+_HEADER: Final = struct.Struct("<8sHHI48x")
+_COUNT: Final = struct.Struct("<Q")
 
 # The last column of entities: bits 0-20 of the position above 31, 21-30 of the version above 31, removed.
-_LOW_32: Final = 0xFFFF_FFFF
 _POSITION_BITS: Final = 21
 _POSITION_MASK: Final = (1 << _POSITION_BITS) - 1
 _VERSION_MASK: Final = (1 << 10) - 1
 _REMOVED_BIT: Final = 31
 
+# Upper halves, lower halves, then the values.
+_TYPES: Final = {
+    "entities": tuple(map(np.dtype, ("<u8", "<u8", "<u4", "<u4", "<u4"))),
+    "ids": tuple(map(np.dtype, ("<u8", "<u8", "<u8"))),
+}
+_ENTRY_BYTES: Final = {kind: sum(of_column.itemsize for of_column in types) for kind, types in _TYPES.items()}
 
-def column_types(kind: Kind) -> list[np.dtype[Any]]:
-    """The types of a file's columns in their order: upper halves, lower halves, then the values."""
-    return [np.dtype(name) for name in ("<u8", "<u8", *(("<u8",) if kind == "ids" else ("<u4", "<u4", "<u4")))]
+
+def _block_entries(kind: Kind, entries: int) -> int:
+    """How many entries each block of a file has room for: an even number, so that its words are aligned."""
+    return min(BLOCK_BYTES_MAX // _ENTRY_BYTES[kind] // 2 * 2, entries + entries % 2)
 
 
-def encode_columns(kind: Kind, columns: KeyColumns) -> list[Column]:
+def _encode_columns(kind: Kind, columns: KeyColumns) -> list[Column]:
     """The columns of a file. Raises ValueError for a position or version that the format has no bits for."""
     if len(columns) and (columns.position.max() >= POSITION_LIMIT or columns.version.max() >= VERSION_LIMIT):
         raise ValueError(f"positions are below {POSITION_LIMIT}, versions below {VERSION_LIMIT}")
@@ -117,69 +119,108 @@ def write_key_file(path: Path, kind: Kind, columns: KeyColumns, *, file: int, fi
 
     Raises:
         OSError: it may have been written in part.
-        ValueError: a position or a version is beyond the format's limits; nothing was written.
+        ValueError: a position or a version is beyond the format's limits.
     """
-    return write_encoded(
-        path, kind, encode_columns(kind, newest_of_each_key(columns)), file=file, filesystem=filesystem
-    )
+    return write_sorted(path, kind, [newest_of_each_key(columns)], file=file, filesystem=filesystem)
 
 
-def write_encoded(
-    path: Path, kind: Kind, encoded: Sequence[Column], *, file: int, filesystem: Filesystem
+def write_sorted(
+    path: Path, kind: Kind, parts: Iterable[KeyColumns], *, file: int, filesystem: Filesystem
 ) -> KeyFileEntry:
-    """Write columns of a file that are sorted and unique already. As `write_key_file`."""
-    entries = len(encoded[0])
-    header = _HEADER.pack(MAGIC, FORMAT_VERSION, KIND_NUMBERS[kind], BLOCK_BYTES, entries)
-    parts = [np.frombuffer(header, np.uint8), *(as_bytes(column) for column in encoded)]
-    tail = _fence_of(encoded[0]).tobytes() + _block_checksums(parts).tobytes()
-    filesystem.write_new(path, [header, *(part.data for part in parts[1:]), tail])
+    """Write entries that are sorted and unique already, a part at a time. As `write_key_file`; whatever making the
+    parts raises, too.
+    """
+    writing = _Writing(kind)
+    filesystem.write_new(path, writing.bytes_of(parts))
     return KeyFileEntry(
-        file=file,
-        kind=kind,
-        entries=entries,
-        bytes=sum(len(part) for part in parts) + len(tail),
-        checksum=google_crc32c.value(header + tail),
+        file=file, kind=kind, entries=writing.entries, bytes=writing.size, checksum=google_crc32c.value(writing.framing)
     )
 
 
-def as_bytes(column: Column) -> npt.NDArray[np.uint8]:
-    """The bytes of a column in place, read-only."""
-    view: npt.NDArray[np.uint8] = np.ascontiguousarray(column).view(np.uint8)
-    view.flags.writeable = False  # google_crc32c takes no other
-    return view
+class _Writing:
+    """A file while it is written, from its beginning to its end.
 
+    Attributes:
+        entries, size: how many, and bytes, so far.
+        framing: header and tail, at the end.
+    """
 
-def _fence_of(hi: Column) -> Words:
-    """The upper half that is the first of each block."""
-    starts = np.arange(0, HEADER_WORDS + len(hi), WORDS_PER_BLOCK) - HEADER_WORDS
-    starts[0] = 0
-    fence: Words = hi[starts] if len(hi) else np.zeros(0, np.uint64)
-    return fence
+    def __init__(self, kind: Kind) -> None:
+        self._kind: Kind = kind
+        self._fence: list[bytes] = []
+        self._table: list[int] = []
+        self.entries = 0
+        self.size = 0
+        self.framing = b""
 
+    def bytes_of(self, parts: Iterable[KeyColumns]) -> Iterator[Bytes]:
+        left: list[Column] = [np.zeros(0, of_column) for of_column in _TYPES[self._kind]]
+        most = _block_entries(self._kind, BLOCK_BYTES_MAX)
+        for part in parts:
+            columns = [np.concatenate(both) for both in zip(left, _encode_columns(self._kind, part), strict=True)]
+            whole = len(columns[0]) // most * most
+            if whole:
+                yield from self._blocks([column[:whole] for column in columns], most)
+            left = [column[whole:] for column in columns]
+        if len(left[0]):
+            yield from self._blocks(left, _block_entries(self._kind, self.entries + len(left[0])))
+        if not self.entries:
+            yield self._header(0)
+        tail = b"".join([*self._fence, np.array(self._table, "<u4").tobytes(), _COUNT.pack(self.entries)])
+        self.framing += tail
+        self.size += len(tail)
+        yield tail
 
-def _block_checksums(parts: Sequence[npt.NDArray[np.uint8]]) -> npt.NDArray[np.uint32]:
-    """The checksum of each block of these bytes, the last one short."""
-    checksums: list[int] = []
-    checksum, filled = 0, 0
-    for part in parts:
+    def _header(self, block_entries: int) -> bytes:
+        self.framing = _HEADER.pack(MAGIC, FORMAT_VERSION, KIND_NUMBERS[self._kind], block_entries)
+        self.size = len(self.framing)
+        return self.framing
+
+    def _blocks(self, columns: Sequence[Column], block_entries: int) -> Iterator[Bytes]:
+        """Entries as blocks; the last one is filled up with ones."""
+        if not self.entries:
+            yield self._header(block_entries)
+        count = len(columns[0])
+        whole = count // block_entries
+        data = np.full((-(-count // block_entries), block_entries * _ENTRY_BYTES[self._kind]), 0xFF, np.uint8)
         at = 0
-        while at < len(part):
-            piece = part[at : at + BLOCK_BYTES - filled]
-            checksum = google_crc32c.extend(checksum, piece)
-            at, filled = at + len(piece), filled + len(piece)
-            if filled == BLOCK_BYTES:
-                checksums.append(checksum)
-                checksum, filled = 0, 0
-    if filled:
-        checksums.append(checksum)
-    return np.array(checksums, np.uint32)
+        for column in columns:
+            end = at + block_entries * column.itemsize
+            room = data[:, at:end].view(column.dtype)
+            room[:whole] = column[: whole * block_entries].reshape(whole, block_entries)
+            room[whole:, : count - whole * block_entries] = column[whole * block_entries :]
+            at = end
+        data.flags.writeable = False  # google_crc32c takes no other
+        self._fence.append(columns[0][::block_entries].tobytes())
+        self._table += map(google_crc32c.value, data)
+        self.entries += count
+        self.size += data.nbytes
+        yield data.reshape(-1).data
+
+
+class Places(NamedTuple):
+    """Where entries stand, as indexes into the words of 64 bits of the file.
+
+    Attributes:
+        block: of the first word of an entry's block.
+        upper: of its upper half.
+    """
+
+    block: Rows
+    upper: Rows
 
 
 class KeyFileMapping:
     """An open key file: its columns in place, and which blocks were checked.
 
-    Nothing in `columns`, `words`, `lower` and the views may be used before the `check_` method for it was called;
-    these raise CorruptionError with the offset of the block, and OSError. `fence` and `table` are copies and checked.
+    Nothing in `columns`, `words` and `words_view` may be used before the `check_` method for it was called; these raise
+    CorruptionError with the offset of the block, and OSError. `fence` and `table` are copies and checked.
+
+    Attributes:
+        columns: a row for each block.
+        fence: the upper half of the first entry of each block.
+        words: of 64 bits, the header's too.
+        words_end: where the upper halves of the last block end.
 
     Raises: as `KeyFile`.
     """
@@ -191,72 +232,79 @@ class KeyFileMapping:
             raise CorruptionError(path, 0, "the key file is missing") from None
         weakref.finalize(self, os.close, self._descriptor)
         self._path = path
+        self._kind: Kind = entry.kind
         self.entries = entry.entries
-        self._types = column_types(entry.kind)
-        self._offsets = [HEADER_BYTES]
-        for kind in self._types:
-            self._offsets.append(self._offsets[-1] + kind.itemsize * entry.entries)
-        self._read_tail(entry)
-        self.checked = bytearray(len(self.table))
+        self.block_entries = _block_entries(entry.kind, entry.entries)
+        self._block_bytes = self.block_entries * _ENTRY_BYTES[entry.kind]
+        self.block_words = self._block_bytes // 8
+        self.blocks = -(-entry.entries // self.block_entries) if entry.entries else 0
+        self._end = HEADER_BYTES + self.blocks * self._block_bytes
+        self._read_framing(entry)
+        self.checked = bytearray(self.blocks)
         self._checked = np.frombuffer(self.checked, np.uint8)
-        mapped = mmap.mmap(self._descriptor, self._offsets[-1], access=mmap.ACCESS_READ)
-        self.columns: list[Column] = [
-            np.frombuffer(mapped, kind, entry.entries, offset)
-            for kind, offset in zip(self._types, self._offsets, strict=False)
-        ]
-        self.value_columns = range(2, len(self.columns))
-        self.lower: Words = self.columns[1]
-        self.words_end = HEADER_WORDS + entry.entries
-        self.words: Words = np.frombuffer(mapped, "<u8", self.words_end)
+        mapped = mmap.mmap(self._descriptor, self._end, access=mmap.ACCESS_READ)
+        self.words: Words = np.frombuffer(mapped, "<u8")
+        self._small_words: npt.NDArray[np.uint32] = np.frombuffer(mapped, "<u4")
         # An element of a memoryview costs 40 ns, one of an array 100: for single keys.
         self.words_view = self.words.data
+        self._small_view = self._small_words.data
         self.fence_view = self.fence.data
-        self._views = [column.data for column in self.columns]
-        self.lower_view = self._views[1]
+        last = self.blocks - 1
+        self.words_end = self.first_word(last) + self.entries - last * self.block_entries
+        self.columns: list[Column] = []
+        offset = HEADER_BYTES
+        for of_column in _TYPES[self._kind]:
+            shape, strides = (self.blocks, self.block_entries), (self._block_bytes, of_column.itemsize)
+            self.columns.append(np.ndarray(shape, of_column, mapped, offset, strides))
+            offset += self.block_entries * of_column.itemsize
 
-    def _read_tail(self, entry: KeyFileEntry) -> None:
+    def _read_framing(self, entry: KeyFileEntry) -> None:
         """Read and check header, fence and block table."""
-        fence_bytes = 8 * -(-(self._offsets[1]) // BLOCK_BYTES) if entry.entries else 0
-        table_bytes = 4 * -(-self._offsets[-1] // BLOCK_BYTES)
-        if os.fstat(self._descriptor).st_size != self._offsets[-1] + fence_bytes + table_bytes:
+        tail_bytes = 12 * self.blocks + _COUNT.size
+        if os.fstat(self._descriptor).st_size != self._end + tail_bytes:
             raise CorruptionError(self._path, 0, "the file does not have the size that its entries take")
         header = os.pread(self._descriptor, HEADER_BYTES, 0)
-        tail = os.pread(self._descriptor, fence_bytes + table_bytes, self._offsets[-1])
+        tail = os.pread(self._descriptor, tail_bytes, self._end)
         if google_crc32c.value(header + tail) != entry.checksum:
             raise CorruptionError(self._path, 0, "the checksum of its header and tables does not match")
-        magic, version, kind, block_bytes, entries = _HEADER.unpack(header)
+        magic, version, kind, block_entries = _HEADER.unpack(header)
         if version != FORMAT_VERSION:
             raise ForeignDirectoryError(f"{self._path}: format {version}; this release reads format {FORMAT_VERSION}")
-        if (magic, kind, block_bytes, entries) != (MAGIC, KIND_NUMBERS[entry.kind], BLOCK_BYTES, entry.entries):
+        (entries,) = _COUNT.unpack_from(tail, 12 * self.blocks)
+        expected = (MAGIC, KIND_NUMBERS[entry.kind], self.block_entries, entry.entries)
+        if (magic, kind, block_entries, entries) != expected:
             raise CorruptionError(self._path, 0, "it is not the file that the manifest names")
-        self.fence: Words = np.frombuffer(tail, "<u8", fence_bytes // 8).copy()
-        self.table = np.frombuffer(tail, "<u4", offset=fence_bytes).copy()
+        self.fence: Words = np.frombuffer(tail, "<u8", self.blocks).copy()
+        self.table = np.frombuffer(tail, "<u4", self.blocks, 8 * self.blocks).copy()
 
-    def values_of_row(self, row: int) -> tuple[int, int, bool]:
-        """Version, position and removed of one row. Check its value columns before."""
-        if len(self._views) == 3:  # one column of values: client event ids
-            return 0, self._views[2][row], False
-        rest = self._views[4][row]
+    def first_word(self, block: int) -> int:
+        """Where a block begins: its upper halves, `block_entries` words further its lower ones."""
+        return HEADER_WORDS + block * self.block_words
+
+    def columns_at(self, places: Places) -> KeyColumns:
+        """The entries at these places, whose blocks were checked."""
+        room = self.block_entries
+        encoded: list[Column] = [self.words.take(places.upper), self.words.take(places.upper + room)]
+        if self._kind == "ids":
+            encoded.append(self.words.take(places.upper + 2 * room))
+        else:
+            # Behind the halves come columns of half the width.
+            small = places.block + places.upper + 4 * room
+            encoded += [self._small_words.take(small + n * room) for n in range(3)]
+        return decode_columns(self._kind, encoded)
+
+    def values_at(self, block: int, word: int) -> tuple[int, int, bool]:
+        """Version, position and removed of one entry, by the first word of its block and that of its upper half."""
+        room = self.block_entries
+        if self._kind == "ids":
+            return 0, self.words_view[word + 2 * room], False
+        small = block + word + 4 * room
+        rest = self._small_view[small + 2 * room]
         return (
-            self._views[3][row] | ((rest >> _POSITION_BITS) & _VERSION_MASK) << 32,
-            self._views[2][row] | (rest & _POSITION_MASK) << 32,
+            self._small_view[small + room] | ((rest >> _POSITION_BITS) & _VERSION_MASK) << 32,
+            self._small_view[small] | (rest & _POSITION_MASK) << 32,
             rest >> _REMOVED_BIT == 1,
         )
-
-    def check_rows(self, column: int, rows: Rows) -> None:
-        self.check_blocks((rows * self._types[column].itemsize + self._offsets[column]) // BLOCK_BYTES)
-
-    def check_row(self, column: int, row: int) -> None:
-        block = (row * self._types[column].itemsize + self._offsets[column]) // BLOCK_BYTES
-        if not self.checked[block]:
-            self.check_block(block)
-
-    def check_range(self, column: int, start: int, stop: int) -> None:
-        """Of the rows from `start` up to, not including, `stop`."""
-        if start < stop:
-            width, offset = self._types[column].itemsize, self._offsets[column]
-            first, last = (start * width + offset) // BLOCK_BYTES, (stop * width + offset - 1) // BLOCK_BYTES
-            self.check_blocks(np.arange(first, last + 1))
 
     def check_blocks(self, blocks: npt.NDArray[np.integer]) -> None:
         unchecked = self._checked.take(blocks) == 0
@@ -266,8 +314,8 @@ class KeyFileMapping:
 
     def check_block(self, block: int) -> None:
         # Read, not taken from the mapping: a disk that fails gives an OSError here, and would kill the process there.
-        offset = block * BLOCK_BYTES
-        data = os.pread(self._descriptor, min(BLOCK_BYTES, self._offsets[-1] - offset), offset)
+        offset = HEADER_BYTES + block * self._block_bytes
+        data = os.pread(self._descriptor, self._block_bytes, offset)
         if google_crc32c.value(data) != self.table[block]:
             raise CorruptionError(self._path, offset, "the checksum of the block does not match")
         self.checked[block] = 1

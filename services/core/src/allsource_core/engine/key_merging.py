@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +12,7 @@ import numpy as np
 from allsource_core.engine.filesystem import Filesystem
 from allsource_core.engine.key_columns import KeyColumns, concatenate, newest_of_each_key
 from allsource_core.engine.key_file import KeyFile
-from allsource_core.engine.key_file_format import Column, Kind, as_bytes, column_types, encode_columns, write_encoded
+from allsource_core.engine.key_file_format import Kind, write_sorted
 from allsource_core.engine.manifest import KeyFileEntry
 
 __all__ = ["files_to_merge", "merge_key_files"]
@@ -63,9 +60,7 @@ def merge_key_files(
 ) -> KeyFileEntry:
     """Make one file of several ones of a kind: content synced, name not. The old ones stay as they are.
 
-    Memory: about 150 bytes for each entry of a slice. Time: about 0.2 s for a million entries. Disk: the merged columns
-    pass through a file without a name beside `path`, since how many keys are the same is known only at the end, and a
-    column begins where the one before ends.
+    Memory: about 150 bytes for each entry of a slice. Time: about 0.2 s for a million entries.
 
     Args:
         files: at least one, in any order. Of a key the entry that supersedes the others is kept.
@@ -79,16 +74,13 @@ def merge_key_files(
         OSError: the new file may have been written in part.
     """
     kind: Kind = files[0].entry.kind
-    with _Scratch(kind, sum(map(len, files)), path.parent) as scratch:
-        for merged in _merged_slices(files, slice_entries):
-            scratch.append(encode_columns(kind, merged))
-        return write_encoded(path, kind, scratch.columns(), file=file, filesystem=filesystem)
+    return write_sorted(path, kind, _merged_slices(files, slice_entries), file=file, filesystem=filesystem)
 
 
 def _merged_slices(files: Sequence[KeyFile], slice_entries: int) -> Iterator[KeyColumns]:
     """The merged entries in the order of their keys, cut between two upper halves."""
     total = sum(map(len, files))
-    # Every key of a fence stands for the 8,192 entries from it on, whatever the keys are like.
+    # Every key of a fence stands for as many entries from it on, whatever the keys are like.
     fences = np.sort(np.concatenate([file.fence() for file in files]))
     slices = -(-total // slice_entries)
     cuts = np.unique(fences[[len(fences) * n // slices for n in range(1, slices)]]).tolist()
@@ -96,49 +88,3 @@ def _merged_slices(files: Sequence[KeyFile], slice_entries: int) -> Iterator[Key
     for of_slice in zip(*(pairwise(of_file) for of_file in bounds), strict=True):
         parts = [file.columns(start, stop) for file, (start, stop) in zip(files, of_slice, strict=True)]
         yield newest_of_each_key(concatenate(parts))
-
-
-class _Scratch:
-    """Columns that grow side by side in a file without a name.
-
-    Args:
-        kind: of the key files.
-        capacity: how many entries there may be.
-        directory: where the file takes its space from.
-    """
-
-    def __init__(self, kind: Kind, capacity: int, directory: Path) -> None:
-        self._types = column_types(kind)
-        self._offsets = [0]
-        for of_column in self._types:
-            # On pages of their own, for numpy's sake.
-            size = of_column.itemsize * capacity
-            self._offsets.append(self._offsets[-1] + -(-size // mmap.PAGESIZE) * mmap.PAGESIZE)
-        self._entries = 0
-        self._file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115 - closed by __exit__
-
-    def __enter__(self) -> _Scratch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def append(self, columns: Sequence[Column]) -> None:
-        # Written, not stored through a mapping: a full disk gives an OSError here, and would kill the process there.
-        for column, of_column, offset in zip(columns, self._types, self._offsets, strict=False):
-            data = as_bytes(column).data
-            at = offset + self._entries * of_column.itemsize
-            while data:
-                written = os.pwrite(self._file.fileno(), data, at)
-                data, at = data[written:], at + written
-        self._entries += len(columns[0])
-
-    def columns(self) -> list[Column]:
-        """The columns as they are in the file."""
-        if self._entries == 0:
-            return [np.zeros(0, of_column) for of_column in self._types]
-        mapped = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
-        return [
-            np.frombuffer(mapped, of_column, self._entries, offset)
-            for of_column, offset in zip(self._types, self._offsets, strict=False)
-        ]

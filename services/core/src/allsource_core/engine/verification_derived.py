@@ -7,14 +7,13 @@ from typing import Final
 
 import google_crc32c
 import numpy as np
-import numpy.typing as npt
 
 from allsource_core.engine.errors import CorruptionError, ForeignDirectoryError
 from allsource_core.engine.filenames import StorePaths
 from allsource_core.engine.hashes import Hasher, Words
 from allsource_core.engine.key_columns import Bools, KeyColumns, Rows, concatenate, newest_of_each_key
 from allsource_core.engine.key_file import KeyFile
-from allsource_core.engine.key_file_format import HEADER_WORDS, WORDS_PER_BLOCK, KeyFileMapping
+from allsource_core.engine.key_file_format import KeyFileMapping
 from allsource_core.engine.manifest import KeyFileEntry, SegmentEntry
 from allsource_core.engine.segment_index import SegmentIndex, build_index
 from allsource_core.engine.verification_findings import Area, Finding, Reporter, first_ones
@@ -74,7 +73,7 @@ def verify_key_file(paths: StorePaths, entry: KeyFileEntry) -> Iterator[Finding]
         yield finding(error.reason if isinstance(error, CorruptionError) else str(error))
         return
     damaged = False
-    for block in range(len(mapping.table)):
+    for block in range(mapping.blocks):
         try:
             mapping.check_block(block)
         except CorruptionError as error:
@@ -83,7 +82,7 @@ def verify_key_file(paths: StorePaths, entry: KeyFileEntry) -> Iterator[Finding]
     if damaged:
         return
     file = KeyFile(entry, path)
-    if len(file) and (file.fence() != mapping.words[_first_words(mapping)]).any():
+    if len(file) and (file.fence() != mapping.columns[0][:, 0]).any():
         yield finding("its fence does not agree with its keys")
     for start in range(0, len(file), _ROWS_AT_A_TIME):
         # One row of the next part: neighbours across the border are compared too.
@@ -94,11 +93,6 @@ def verify_key_file(paths: StorePaths, entry: KeyFileEntry) -> Iterator[Finding]
             yield finding(f"its keys are out of order behind entry {start + int(ascends.argmin())}")
             break
     file.close()
-
-
-def _first_words(mapping: KeyFileMapping) -> npt.NDArray[np.int64]:
-    """Where the first upper half of each block that has any stands."""
-    return np.maximum(np.arange(0, mapping.words_end, WORDS_PER_BLOCK), HEADER_WORDS)
 
 
 def _highest(keys: Rows, of_values: Rows, values: Words) -> Words:

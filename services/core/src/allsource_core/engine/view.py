@@ -201,7 +201,7 @@ class View:
         client_id = event_id.bytes
         event = self.in_memory(tenant, event_id)
         if event is None and self.segments:
-            (position,) = self.keys.client_ids(tenant.number, [client_id])
+            position = self.keys.client_ids(tenant.number, [client_id]).get(client_id)
             if position is not None:
                 event = self.sealed_events(tenant, [position]).get(position)
                 if event is not None and event.client_id != client_id:
@@ -255,7 +255,7 @@ class View:
             found = table.last_version(tenant.number, entity_id)
             if found is not None:
                 return EntityHead(*found, removed=False)
-        (head,) = self.keys.entities(tenant.number, [entity_id])
+        head = self.keys.entities(tenant.number, [entity_id]).get(entity_id)
         floor = self.removed.floor(tenant.number, entity_id)
         if floor > (0 if head is None else head.version):
             # What was removed may be gone from every file before the record that removed it is in a segment.
@@ -300,20 +300,14 @@ class View:
             return facts
         elsewhere = list(self._entities_elsewhere(tenant, prepared))
         if elsewhere:
-            heads = self.keys.entities(tenant.number, elsewhere)
-            facts.entities = {
-                entity_id: head for entity_id, head in zip(elsewhere, heads, strict=True) if head is not None
-            }
+            facts.entities = self.keys.entities(tenant.number, elsewhere)
         if append is not None and append.columns.client_ids is not None:
             self._add_known_ids(facts, tenant, append.columns.client_ids)
         return facts
 
     def _add_known_ids(self, facts: SealedFacts, tenant: TenantKey, client_ids: Sequence[bytes | None]) -> None:
         given = [client_id for client_id in client_ids if client_id is not None]
-        positions = self.keys.client_ids(tenant.number, given)
-        known = {
-            client_id: position for client_id, position in zip(given, positions, strict=True) if position is not None
-        }
+        known = self.keys.client_ids(tenant.number, given)
         for client_id in given:
             if client_id not in known and has_server_form(client_id):
                 known[client_id] = position_of_server_id(UUID(bytes=client_id))
@@ -322,7 +316,7 @@ class View:
         events = self.sealed_events(tenant, list(known.values()))
         for client_id, position in known.items():
             event = events.get(position)
-            if event is not None and event.id.bytes == client_id:
+            if event is not None and event.has_id(client_id):
                 facts.by_client_id[client_id] = event
         if len(given) < len(client_ids) and facts.by_client_id:
             # Events without an id are told by where they stand; see Sequencer.
@@ -366,7 +360,7 @@ class View:
                 return found[0] == version
         if read_through >= self.sealed_through:
             return True
-        (head,) = self.keys.entities(tenant, [entity_id])
+        head = self.keys.entities(tenant, [entity_id]).get(entity_id)
         return (0 if head is None else head.version) == version
 
     def snapshot_state(self, tenant: TenantKey, entity_id: str, *, version: int | None = None) -> EntityState:
