@@ -128,7 +128,7 @@ def report_segments(store: EventStore, arrival: str, target: Target, events: int
     )
 
 
-def report_keys(store: EventStore, kind: str, name: str, keys: int, target: Target) -> None:
+def report_keys(store: EventStore, kind: str, name: str, keys: int, *targets: Target) -> None:
     """By key that was ever given: one may stand in several files until they are merged."""
     files = [entry for entry in manifest_of(store).key_files if entry.kind == kind]
     report(
@@ -136,7 +136,7 @@ def report_keys(store: EventStore, kind: str, name: str, keys: int, target: Targ
         f"key directory, {name}",
         [round(sum(entry.bytes for entry in files) / keys, 1)],
         "bytes each",
-        targets=[target],
+        targets=targets,
         keys=keys,
         entries=sum(entry.entries for entry in files),
         files=len(files),
@@ -169,6 +169,9 @@ def main() -> None:
             store.seal()
             report_segments(store, f"{size.entities:,} random entities", at_most(16), size.events)
             report_filters(store, size)
+            report_keys(store, "entities", "an entity, when the load ends", size.entities)
+            # What maintenance does by itself after a minute without a new segment.
+            store.compact()
             report_keys(store, "entities", "an entity", size.entities, at_most(28))
             sealed_entities(appends)
             client_ids(appends)

@@ -7,8 +7,10 @@ import random
 import re
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
+from uuid import UUID
 
 import google_crc32c
 import numpy as np
@@ -17,6 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from allsource_core.engine import EventStore, NewEvent, StoreOptions
 from allsource_core.engine.errors import CorruptionError, ForeignDirectoryError, StoreClosedError
 from allsource_core.engine.filesystem import LocalFilesystem
 from allsource_core.engine.hashes import Hasher
@@ -24,7 +27,7 @@ from allsource_core.engine.key_columns import KeyColumns, columns_from_segment_r
 from allsource_core.engine.key_directory import EntityHead, KeyDirectory
 from allsource_core.engine.key_file import KeyFile
 from allsource_core.engine.key_file_format import POSITION_LIMIT, VERSION_LIMIT, Kind, write_key_file
-from allsource_core.engine.key_merging import FILES_MAX, files_to_merge, merge_key_files
+from allsource_core.engine.key_merging import FILES_MAX, WORTH_RATIO, files_to_merge, files_worth_one, merge_key_files
 from allsource_core.engine.manifest import KeyFileEntry
 
 FILESYSTEM = LocalFilesystem()
@@ -458,6 +461,29 @@ def test_files_stay_few_and_rewriting_bounded(sizes: list[int], distinct: int) -
     assert rewritten <= 8 * sum(sizes)
 
 
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 262_144), st.booleans()), min_size=1, max_size=300))
+def test_what_is_merged_when_nothing_else_is_to_do_leaves_little_to_gain(sizes: list[tuple[int, bool]]) -> None:
+    """Files of these sizes are sealed in turn, behind some of them there is nothing to do for a while."""
+    files: list[KeyFileEntry] = []
+    sealed = rewritten = 0
+    for number, (size, is_quiet) in enumerate(sizes):
+        files.append(KeyFileEntry(number, "entities", size, 0, 0))
+        sealed += size
+        while merged := files_to_merge(files) or (files_worth_one(files) if is_quiet else []):
+            assert len(merged) > 1
+            entries = sum(file.entries for file in merged)
+            rewritten += entries
+            files = [file for file in files if file not in merged]
+            files.append(KeyFileEntry(merged[-1].file, "entities", entries, 0, 0))
+        if is_quiet:
+            counts = sorted(file.entries for file in files)
+            assert WORTH_RATIO * sum(counts[:-1]) <= counts[-1]
+    # Nine times for each factor of eight between a new file and the largest, and what keeps files few.
+    levels = 1 + sealed.bit_length() / 3
+    assert rewritten <= ((WORTH_RATIO + 1) * levels + 8) * sealed
+
+
 def test_ten_million_entries_from_sealed_segments_are_in_a_few_files() -> None:
     files: list[KeyFileEntry] = []
     for number in range(40):
@@ -466,6 +492,53 @@ def test_ten_million_entries_from_sealed_segments_are_in_a_few_files() -> None:
             files = [file for file in files if file not in merged]
             files.append(KeyFileEntry(number, "entities", sum(file.entries for file in merged), 0, 0))
     assert sorted(file.entries for file in files) == [1_000_000, 1_000_000, 4_000_000, 4_000_000]
+
+
+def key_files_of(store: EventStore) -> list[str]:
+    return sorted(entry.kind for entry in store._parts.catalog.manifest.key_files)
+
+
+def sealed_thrice(store: EventStore) -> None:
+    """The same entities and some more, client event ids of their own, in three segments."""
+    for part in range(3):
+        for number in range(40 * (part + 1)):
+            store.append("t", [NewEvent("a", f"e-{number}", b"{}", event_id=UUID(int=1 + 1000 * part + number))])
+        store.seal()
+
+
+def check_sealed_thrice(store: EventStore) -> None:
+    versions = {}
+    for number in (0, 39, 40, 119, 120):
+        (event,) = store.append("t", [NewEvent("a", f"e-{number}", b"{}")]).events
+        versions[number] = event.version
+    assert versions == {0: 4, 39: 4, 40: 3, 119: 2, 120: 1}
+    again = store.append("t", [NewEvent("a", "e-7", b"{}", event_id=UUID(int=1008))])
+    assert (again.duplicate, [event.version for event in again.events]) == (True, [2])
+
+
+def test_compacting_leaves_one_key_file_of_each_kind(tmp_path: Path) -> None:
+    with EventStore.open(tmp_path / "s", options=StoreOptions(maintenance="thread")) as store:
+        sealed_thrice(store)
+        assert key_files_of(store) == ["entities"] * 3 + ["ids"] * 3
+        store.compact()
+        assert key_files_of(store) == ["entities", "ids"]
+        check_sealed_thrice(store)
+    with EventStore.open(tmp_path / "s") as store:
+        assert key_files_of(store) == ["entities", "ids"]
+        assert len(list((tmp_path / "s" / "keys").iterdir())) == 2
+
+
+def test_key_files_are_merged_when_no_segment_came_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with EventStore.open(tmp_path / "s", options=StoreOptions(maintenance="thread")) as store:
+        sealed_thrice(store)
+    monkeypatch.setattr("allsource_core.engine.maintenance._QUIET_SECONDS", 0.0)
+    with EventStore.open(tmp_path / "s", options=StoreOptions(maintenance="thread")) as store:
+        for _ in range(600):
+            if key_files_of(store) == ["entities", "ids"]:
+                break
+            time.sleep(0.05)
+        check_sealed_thrice(store)
+        assert key_files_of(store) == ["entities", "ids"]
 
 
 def test_the_page_and_a_file_agree(tmp_path: Path) -> None:

@@ -400,6 +400,8 @@ def test_whatever_fails_on_the_way_a_finished_removal_has_left_no_bytes(
         site.finish()
         assert removal.finished_at
         assert files_with(site.path, needle) == []
+        # A merged key file that could not be removed goes at the next start; it holds nothing but hashes.
+        site.reopen()
         check_names(site.store)
         site.close()
     assert failed > 10

@@ -15,13 +15,17 @@ from allsource_core.engine.key_file import KeyFile
 from allsource_core.engine.key_file_format import Kind, write_sorted
 from allsource_core.engine.manifest import KeyFileEntry
 
-__all__ = ["files_to_merge", "merge_key_files"]
+__all__ = ["files_to_merge", "files_worth_one", "merge_key_files"]
 
 # With files of 250k entries an entry is rewritten 1.8 times up to 10M of them, 3.6 times up to 100M, 8 times up to
 # 1,000M. A look-up of 1,000 keys takes 0.2 ms for each file, hence the limit.
 FILES_OF_ONE_SIZE_MAX: Final = 3
 SIZE_RATIO: Final = 4
 FILES_MAX: Final = 8
+
+# Nine entries at most are written for each that is new to the largest file; a key that is in it and in others as well
+# takes an eighth more than one entry.
+WORTH_RATIO: Final = 8
 
 # 150 bytes an entry while they are sorted: 150 MB.
 SLICE_ENTRIES: Final = 1024 * 1024
@@ -48,6 +52,24 @@ def files_to_merge(files: Sequence[KeyFileEntry]) -> list[KeyFileEntry]:
         if total / end < best:
             best, count = total / end, end + 1
     return by_size[:count]
+
+
+def files_worth_one(files: Sequence[KeyFileEntry]) -> list[KeyFileEntry]:
+    """Which files are to become one while there is nothing else to do; none if few bytes would be gained by it. To be
+    asked again after the merge.
+
+    All of them where those beside the largest have an eighth of its entries; else the same among the others.
+
+    Args:
+        files: those of one kind, in any order.
+    """
+    by_size = sorted(files, key=lambda file: (file.entries, file.file))
+    while len(by_size) > 1:
+        *smaller, largest = by_size
+        if WORTH_RATIO * sum(file.entries for file in smaller) >= largest.entries:
+            return by_size
+        by_size = smaller
+    return []
 
 
 def merge_key_files(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from allsource_core.engine.disk_watch import DiskWatch
 from allsource_core.engine.errors import CorruptionError
 from allsource_core.engine.filesystem import Filesystem
 from allsource_core.engine.job_runners import JobFailedError, JobRunner
-from allsource_core.engine.key_merging import files_to_merge
+from allsource_core.engine.key_merging import files_to_merge, files_worth_one
 from allsource_core.engine.log_format import EntityShortened
 from allsource_core.engine.log_writer import LogWriter
 from allsource_core.engine.maintenance_jobs import CompactJob, MergeKeysJob, RekeyJob, RetentionJob, SealJob
@@ -38,6 +38,8 @@ _log = logging.getLogger(__name__)
 
 _ROUND_SECONDS: Final = 1.0
 _RETRY_SECONDS: Final = 5.0
+_QUIET_SECONDS: Final = 60.0
+"""Without a new segment: then key files are merged that take more space than they must."""
 
 
 class Maintenance:
@@ -79,6 +81,7 @@ class Maintenance:
         self._thread: threading.Thread | None = None
         self._retry_at = 0.0
         self._retention_at = 0.0
+        self._quiet_at = time.monotonic() + _QUIET_SECONDS
         self._on_removed: Callable[[], None] = lambda: None
         self._retired = RetiredTables(catalog.is_read)
 
@@ -122,7 +125,7 @@ class Maintenance:
                 return
             if not self._path.writability.forbids("disk_space_low"):
                 self._writer.prepare_next()
-            self.work()
+            self.work(tidy=time.monotonic() >= self._quiet_at)
             self.figures.failure = None
         except CorruptionError as error:
             self._failed(error)
@@ -141,8 +144,8 @@ class Maintenance:
 
     # --- one piece after the other ---
 
-    def work(self) -> None:
-        """Do everything that there is to do now.
+    def work(self, *, tidy: bool = False) -> None:
+        """Do everything that there is to do now, and if asked what may be done when there is nothing else.
 
         Raises:
             CorruptionError, OSError, JobFailedError: a job failed; nothing has changed by it.
@@ -150,7 +153,7 @@ class Maintenance:
         with self._working:
             self._path.resume()
             self._catalog.remove_abandoned(self._path.lock)
-            while self._do_next():
+            while self._do_next() or (tidy and not self._stop and self._merge_keys(files_worth_one)):
                 self._disk.look()
             if not self._stop:
                 self._drop_log_files()
@@ -213,6 +216,7 @@ class Maintenance:
             next_tenant=next_tenant,
         )
         self.figures.segments_sealed += 1
+        self._quiet_at = time.monotonic() + _QUIET_SECONDS
         self.figures.rows_removed += result.rows_removed
         self._path.turnstile.let_in()
         self._drop_log_files()
@@ -242,9 +246,9 @@ class Maintenance:
         self._catalog.keys_damaged = False
         return True
 
-    def _merge_keys(self) -> bool:
+    def _merge_keys(self, choose: Callable[[Sequence[KeyFileEntry]], list[KeyFileEntry]] = files_to_merge) -> bool:
         for kind in ("entities", "ids"):
-            merged = files_to_merge([entry for entry in self._catalog.manifest.key_files if entry.kind == kind])
+            merged = choose([entry for entry in self._catalog.manifest.key_files if entry.kind == kind])
             if merged:
                 (file,) = self._catalog.take_numbers(1)
                 result = self._runner.run(

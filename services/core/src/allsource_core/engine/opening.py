@@ -69,9 +69,9 @@ class OpenStore(msgspec.Struct, kw_only=True):
             self.maintenance.empty_log()
 
     def compact(self) -> None:
-        """Do what maintenance finds to do."""
+        """Do what maintenance finds to do, now or when there is nothing else."""
         if self.maintenance is not None:
-            self.maintenance.work()
+            self.maintenance.work(tidy=True)
 
     def close(self) -> None:
         """Make durable what is under way, and let go of everything."""

@@ -344,6 +344,9 @@ class EventStore:
         self._parts.seal()
 
     def compact(self) -> None:
-        """Do now what maintenance would do some time: apply removals, merge small segments. Raises: as `seal`."""
+        """Do now what maintenance would do some time: apply removals, merge small segments and key files.
+
+        Raises: as `seal`.
+        """
         self._check_open()
         self._parts.compact()
