@@ -154,8 +154,8 @@ def index_of_table(table: pa.Table, starts: list[int], hasher: Hasher, entities:
         entities: the hashes of its entities, if somebody has made them already.
     """
     table = table.select(list(_COLUMNS))
-    is_event = pc.less(table["kind"], pa.scalar(SHORTENED, pa.int8()))
-    events = table if pc.all(is_event).as_py() else table.filter(is_event)
+    has_markers = pc.max(table["kind"]).as_py() >= SHORTENED
+    events = table.filter(pc.less(table["kind"], pa.scalar(SHORTENED, pa.int8()))) if has_markers else table
     times: Any = pc.min_max(pc.coalesce(events["timestamp"], events["recorded_at"]).cast(pa.int64())).as_py()
     hashes = _hashes(table, events, hasher, entities)
     count = len(hashes.hi)
@@ -170,7 +170,7 @@ def index_of_table(table: pa.Table, starts: list[int], hasher: Hasher, entities:
         max_timestamp=times["max"],
         columns=[name for name in OPTIONAL_COLUMNS if table[name].null_count < table.num_rows],
         tenants=_tenant_events(table["tenant"], events["tenant"]),
-        has_markers=events.num_rows < table.num_rows,
+        has_markers=has_markers,
         filter_bits=filter_bits,
         filter_hashes=_FILTER_HASHES,
     )

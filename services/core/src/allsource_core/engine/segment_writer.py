@@ -129,15 +129,27 @@ def sort_rows(table: pa.Table) -> pa.Table:
     """In the order of a segment, and each column in one chunk. As it is, if it is so already."""
     if _is_sorted(table):
         return table
+    table = table.combine_chunks()
+    if pc.count_distinct(table["tenant"]).as_py() == 1:
+        # Rows of a log are by version already, but for what retention tells of: sorting by one key, which leaves equals
+        # in their order, takes two thirds of the time.
+        by_entity = table.take(pc.sort_indices(table["entity_id"])).combine_chunks()
+        if _is_sorted(by_entity):
+            return by_entity
     order = pc.sort_indices(table, sort_keys=[(key, "ascending") for key in SORT_KEYS])
-    return table.combine_chunks().take(order).combine_chunks()
+    return table.take(order).combine_chunks()
 
 
 def _is_sorted(table: pa.Table) -> bool:
+    if any(column.num_chunks > 1 for column in table.columns):
+        return False
+    # What is not shows it soon.
+    return _ascends(table.slice(0, ROW_GROUP_ROWS)) and _ascends(table)
+
+
+def _ascends(table: pa.Table) -> bool:
     if table.num_rows < 2:
         return True
-    if any(column.num_chunks != 1 for column in table.columns):
-        return False
     # From the first key on: among neighbours that are equal in the keys so far, none may descend.
     equal = np.ones(table.num_rows - 1, np.bool_)
     for key in SORT_KEYS:
