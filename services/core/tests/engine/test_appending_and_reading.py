@@ -314,6 +314,23 @@ def test_a_payload_at_the_limit_is_taken(tmp_path: Path, payload: bytes) -> None
         assert [event.payload for event in store.read(TENANT)] == [payload]
 
 
+@pytest.mark.parametrize(
+    "payloads",
+    [
+        [b'"x', b'y"', b"1,2"],
+        [b'{"a":1', b'"b":2}', b"1,2"],
+        [b"1,2", b"3", b" "],
+        [b"1],[2", b"3", b"4"],
+    ],
+)
+def test_what_is_json_only_together_is_refused(tmp_path: Path, payloads: list[bytes]) -> None:
+    with open_store(tmp_path / "s") as store:
+        with pytest.raises(InvalidEventError) as refusal:
+            store.append(TENANT, [NewEvent("a", "e", payload) for payload in payloads])
+        assert (refusal.value.index, refusal.value.field) == (0, "payload")
+        assert store.last_position == 0
+
+
 def test_a_closed_store_refuses_appends(tmp_path: Path) -> None:
     store = open_store(tmp_path / "s")
     store.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections import deque
 from collections.abc import Sequence
 from itertools import accumulate
 from types import NoneType
@@ -67,7 +68,7 @@ def take_bodies(field: str, raws: Sequence[bytes | Raw | None], bytes_max: int) 
             if body is not None and len(body) > 2 * NESTING_MAX:
                 _check_size_and_nesting(index, field, body, bytes_max)
     if bytes in kinds:
-        _check_json(field, bodies, joined, len(given))
+        _check_json(field, bodies, given)
     if _is_suspicious(joined):
         for index, body in enumerate(bodies):
             if body is not None:
@@ -102,23 +103,23 @@ def take_body(field: str, raw: bytes | Raw, bytes_max: int) -> bytes:
 
 
 _decode_text: Final = msgspec.json.Decoder(Raw).decode
-_texts_decoder: Final = msgspec.json.Decoder(list[Raw])
 
 
-def _check_json(field: str, bodies: Sequence[bytes | None], joined: bytes, given: int) -> None:
-    """Refuse what no decoder has seen and is not one JSON text a body. 0.03 µs a body."""
+def _check_json(field: str, bodies: Sequence[bytes | None], given: Sequence[bytes]) -> None:
+    """Refuse what no decoder has seen and is not one JSON text. 0.06 µs a body.
+
+    Each is decoded alone: decoded together, what one body lacks another one could bring.
+    """
     try:
-        if len(_texts_decoder.decode(b"[%b]" % joined)) == given:
-            return
+        deque(map(_decode_text, given), maxlen=0)
     except (msgspec.DecodeError, RecursionError):
-        pass
-    for index, body in enumerate(bodies):
-        try:
-            if body is not None and len(_texts_decoder.decode(b"[%b]" % body)) != 1:
-                raise InvalidEventError(index, field, "must be one JSON text")
-        except (msgspec.DecodeError, RecursionError) as error:
-            raise InvalidEventError(index, field, f"must be JSON: {error}") from None
-    raise InvalidEventError(None, "events", f"every {field} must be JSON")
+        for index, body in enumerate(bodies):
+            try:
+                if body is not None:
+                    _decode_text(body)
+            except (msgspec.DecodeError, RecursionError) as error:
+                raise InvalidEventError(index, field, f"must be JSON: {error}") from None
+        raise
 
 
 def _is_suspicious(joined: bytes) -> bool:
