@@ -11,6 +11,7 @@ import structlog
 import uvloop
 
 from allsource_core.app import serve
+from allsource_core.descriptors import raise_descriptor_limit
 from allsource_core.engine import EngineError
 from allsource_core.settings import BootstrapAdmin, CoreSettings
 from allsource_shared.configuration import ConfigurationError, argument_parser, load_settings, read_dev_mode
@@ -37,6 +38,7 @@ def main() -> int:
     # Whatever the service makes, it makes for its own user alone.
     os.umask(0o077)
     configure_logging(settings.logging, service="core")
+    raise_descriptor_limit()
     try:
         uvloop.run(_run(settings, admin))
     except (EngineError, OSError) as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import uuid
 from pathlib import Path
 
@@ -28,6 +29,8 @@ ERRORS: list[tuple[Exception, int, str]] = [
     (engine.CorruptionError(Path("/srv/data/log/1.log"), 7, "its checksum does not match"), 500, "storage_damaged"),
     (engine.AppendUncertainError("[Errno 5] a detail of the machine"), 503, "append_uncertain"),
     (engine.StoreClosedError("closed"), 503, "stopping"),
+    (OSError(errno.EMFILE, "Too many open files", "/srv/data/segments/1.parquet"), 503, "overloaded"),
+    (PermissionError(errno.EACCES, "[Errno 13] Detail: '/srv/data'"), 503, "overloaded"),
     (InvalidCredentialsError(), 401, "invalid_credentials"),
     (SignInQueueFullError(), 429, "rate_limited"),
 ]
@@ -49,9 +52,11 @@ def test_an_error_is_the_problem_that_was_agreed(error: Exception, status: int, 
 
 @pytest.mark.parametrize("code", ["overloaded", "rate_limited", "stopping"])
 def test_what_passes_says_when_to_try_again(code: str):
-    (refusal,) = [to_api_error(error) for error, _, of_error in ERRORS if of_error == code]
-    assert refusal is not None
-    assert refusal.headers["Retry-After"] == "1"
+    refusals = [to_api_error(error) for error, _, of_error in ERRORS if of_error == code]
+    assert refusals
+    for refusal in refusals:
+        assert refusal is not None
+        assert refusal.headers["Retry-After"] == "1"
 
 
 def test_no_error_of_the_packages_below_is_forgotten():

@@ -129,6 +129,8 @@ class Dispatcher:
             structlog.get_logger().error(
                 "storage_damaged", path=str(error.path), offset=error.offset, reason=error.reason
             )
+        if isinstance(error, OSError):
+            structlog.get_logger().error("system_refused", exc_info=error)
         if refusal is None:
             if isinstance(error, HTTPException) and error.status < 500:
                 refusal = ApiError("bad_request", error.reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -93,6 +94,9 @@ def to_api_error(error: Exception) -> ApiError | None:
     """The refusal that an error means, or None for one that is a defect of ours."""
     if isinstance(error, ApiError):
         return error
+    if isinstance(error, OSError) and error.errno:
+        # Not the error's own words, which name files of the machine.
+        return _retry("overloaded", f"the system refuses it at present: {os.strerror(error.errno)}")
     translate = _TABLE.get(type(error))
     return translate(error) if translate is not None else None
 

@@ -184,9 +184,15 @@ def build_index(segment_path: Path, hasher: Hasher) -> bytes:
 
     Raises:
         CorruptionError: the segment can't be read, or is missing.
+        OSError: it can't be opened at present.
     """
     try:
-        with pq.ParquetFile(segment_path, page_checksum_verification=True) as file:
+        # The file first: what Parquet says of damage is an OSError too.
+        source = pa.OSFile(str(segment_path), "r")
+    except FileNotFoundError:
+        raise CorruptionError(segment_path, 0, "the file is missing") from None
+    try:
+        with source, pq.ParquetFile(source, page_checksum_verification=True) as file:
             table = file.read(columns=list(_COLUMNS), use_threads=False)
             rows = [file.metadata.row_group(number).num_rows for number in range(file.num_row_groups)]
     except MemoryError:

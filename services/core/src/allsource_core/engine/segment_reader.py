@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import threading
 import weakref
 from collections import OrderedDict
@@ -119,6 +121,7 @@ class SegmentReader:
 
     Raises (each method that reads):
         CorruptionError: a file is damaged or missing.
+        OSError: a file can't be opened or mapped at present: there are too many descriptors, say.
         MemoryError: there is not enough.
     """
 
@@ -247,6 +250,8 @@ class SegmentReader:
         return self._open_files.get(self._files, lambda: _OpenFile(mapped))
 
     def _read(self, read: Callable[[], T]) -> T:
+        # First, since what goes wrong here may be of the moment. What is read from it afterwards opens nothing.
+        self._map()
         try:
             return read()
         except MemoryError:
@@ -256,19 +261,26 @@ class SegmentReader:
 
 
 def check_segment(entry: SegmentEntry, path: Path) -> None:
-    """Compare the checksum of a segment's file. Raises CorruptionError: it is damaged or missing."""
+    """Compare the checksum of a segment's file. Raises CorruptionError: it is damaged or missing; OSError."""
     _map_verified(path, entry.bytes, entry.checksum)
 
 
 def _map_verified(path: Path, size: int, checksum: int) -> pa.Buffer:
-    """Map a file of this size and checksum into memory. The mapping lasts as long as the buffer; no descriptor does."""
+    """Map a file of this size and checksum into memory. The mapping lasts as long as the buffer; no descriptor does.
+
+    Raises:
+        CorruptionError: it is missing, or another one.
+        OSError: the system refuses it at present, which says nothing of the file.
+    """
     try:
         with pa.memory_map(str(path)) as file:
             mapped = file.read_buffer()
     except FileNotFoundError:
         raise CorruptionError(path, 0, "the file is missing") from None
-    except (pa.ArrowException, OSError) as error:
-        raise CorruptionError(path, 0, f"it can't be read: {error}") from error
+    except OSError as error:
+        # Arrow names no number where mapping fails.
+        number = error.errno or errno.ENOMEM
+        raise OSError(number, os.strerror(number), str(path)) from error
     if mapped.size != size:
         raise CorruptionError(path, 0, f"it has {mapped.size} bytes, not {size}")
     if google_crc32c.value(mapped) != checksum:
