@@ -75,8 +75,8 @@ class StorageSettings(msgspec.Struct, frozen=True):
         Meta(
             ge=1,
             le=64 * 1024,
-            description="MiB of payloads and metadata in memory, beside about 300 bytes an event; a half of it, or "
-            "262,144 events, become a segment together.",
+            description="MiB of events in memory: names, bodies and tags, beside about 300 bytes an event. A third of "
+            "it, 64 MiB, or 262,144 events, become a segment together; the more of it, the more may wait for that.",
         ),
     ] = 128
     cache_mb: Annotated[

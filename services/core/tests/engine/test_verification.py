@@ -273,6 +273,14 @@ def test_two_entries_that_changed_places_are_found(store: Path) -> None:
 # --- what should not be there, and who may read it ---
 
 
+def test_a_wrong_count_of_what_a_segment_holds_is_found(store: Path) -> None:
+    one, *others = manifest_of(store).segments
+    changed(store, segments=[msgspec.structs.replace(one, content_bytes=one.content_bytes + 1), *others])
+    (finding,) = findings(store)
+    assert (finding.file, finding.severity) == (f"segments/{one.file:012d}.parquet", Severity.ERROR)
+    assert f"{one.content_bytes} bytes, not {one.content_bytes + 1}" in finding.text
+
+
 def test_a_file_of_somebody_else_is_found_and_left_alone(store: Path) -> None:
     (store / "notes.txt").write_text("mine")
     (store / "log" / "old").mkdir()

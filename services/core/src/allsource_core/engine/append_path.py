@@ -82,6 +82,7 @@ class AppendPath:
         self._on_damage = on_damage
         self._view = view
         self._begin_file = False
+        self._freeze_bytes = options.freeze_bytes
         # Called when a complete memtable may be durable: it can be sealed.
         self.on_sealable: Callable[[], None] = lambda: None
         # Control records that are not durable yet, oldest first.
@@ -124,6 +125,7 @@ class AppendPath:
                 if not self.writability.is_unlimited:
                     self.writability.check(prepared.tenant_id)
                 self._sequencer.put_event(prepared, NO_FACTS, self._clock())
+                self._memory.active.held_bytes += len(prepared.payload)
                 self._visibility.advance(prepared.position)
             return Appended(prepared, None, False, False)
         content = b"" if type(prepared) is Event else self._content(prepared)
@@ -251,6 +253,9 @@ class AppendPath:
                 first = stored.first_position
                 body = b"" if committer is None else encode_events(stored, content)
             if committer is None:
+                # There is no record that says how much it is, and nothing depends on it.
+                held = len(prepared.payload) if isinstance(prepared, Event) else prepared.body_bytes
+                self._memory.active.held_bytes += held
                 self._visibility.advance(last)
                 return stored, last, 0
             must_sync = self._must_sync(tenant_id)
@@ -261,7 +266,9 @@ class AppendPath:
         """Give a record that is in memory to the committer. Under the lock."""
         committer.enqueue(record)
         self._begin_file = False
-        if self._memory.active.body_bytes > self._options.freeze_bytes:
+        table = self._memory.active
+        table.held_bytes += len(record.body)
+        if table.held_bytes > self._freeze_bytes:
             self._freeze()
 
     def _freeze(self) -> None:

@@ -10,14 +10,13 @@ import msgspec
 from allsource_core.engine.hashes import Hasher
 from allsource_core.engine.manifest import Removal, SegmentEntry
 from allsource_core.engine.options import StoreOptions
+from allsource_core.engine.segment_format import SEGMENT_CONTENT_BYTES
 from allsource_core.engine.segment_reader import SegmentReader
 
 __all__ = ["CompactionPlan", "plan_compaction"]
 
 _NEIGHBOURS_MIN: Final = 4
 """So many small neighbours become one: with fewer, each event would be rewritten more often."""
-_BYTES_MAX: Final = 64 * 1024 * 1024
-"""Of files that are merged: what one job holds in memory is a few times that."""
 
 
 class CompactionPlan(msgspec.Struct, frozen=True):
@@ -77,9 +76,10 @@ def _small_neighbours(segments: Sequence[SegmentReader], options: StoreOptions) 
     run: list[SegmentEntry] = []
     for segment in segments:
         entry = segment.entry
-        is_small = entry.rows <= small_rows and entry.bytes <= _BYTES_MAX // 2
-        rows, size = sum(one.rows for one in run) + entry.rows, sum(one.bytes for one in run) + entry.bytes
-        if is_small and rows <= options.segment_rows_max and size <= _BYTES_MAX:
+        is_small = entry.rows <= small_rows and entry.content_bytes <= SEGMENT_CONTENT_BYTES // 2
+        rows = sum(one.rows for one in run) + entry.rows
+        content_bytes = sum(one.content_bytes for one in run) + entry.content_bytes
+        if is_small and rows <= options.segment_rows_max and content_bytes <= SEGMENT_CONTENT_BYTES:
             run.append(entry)
             continue
         if len(run) >= _NEIGHBOURS_MIN:

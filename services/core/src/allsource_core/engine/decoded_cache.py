@@ -103,7 +103,8 @@ class DecodedCache:
         """Decode a segment in a thread beside, unless it is there or on its way, or another one is."""
         file = reader.entry.file
         with self._lock:
-            if self._closed or self._pending or (file, _WHOLE) in self._kept or reader.entry.bytes > self._bytes_max:
+            is_small = reader.entry.content_bytes <= self._bytes_max
+            if self._closed or self._pending or (file, _WHOLE) in self._kept or not is_small:
                 return
             future = self._pending[file] = Future()
             if self._executor is None:

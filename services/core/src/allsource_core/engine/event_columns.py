@@ -102,10 +102,3 @@ class StoredEvents(msgspec.Struct, gc=False):
                 columns.client_ids if columns.client_ids is not None else repeat(None),
             )
         )
-
-    def body_bytes(self) -> int:
-        """Bytes of payloads and metadata."""
-        size = sum(map(len, self.columns.payloads))
-        if self.columns.metadatas is not None:
-            size += sum(len(metadata) for metadata in self.columns.metadatas if metadata is not None)
-        return size

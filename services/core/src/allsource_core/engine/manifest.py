@@ -28,7 +28,8 @@ _BODY_OFFSET: Final = _HEADER.size + _CHECKSUM.size
 class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A segment and its index. Positions are inclusive; checksums are of whole files.
 
-    `events` leaves out rows that are no events, and those of reserved tenants.
+    `events` leaves out rows that are no events, and those of reserved tenants. `content_bytes` is what names, bodies
+    and tags of all rows take before they are compressed.
     """
 
     file: int
@@ -36,6 +37,7 @@ class SegmentEntry(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     last_position: int
     rows: int
     events: int
+    content_bytes: int
     bytes: int
     checksum: int
     index_bytes: int

@@ -214,18 +214,17 @@ def _acceptor(
     names: dict[str, str] = {}
     share = names.setdefault
 
-    def accept(record: Record, _file: int) -> None:
+    def accept(record: Record, size: int) -> None:
+        count = len(record) if isinstance(record, StoredEvents) else 1
+        # As it was when the record was appended, so that memtables have the log files that were begun for them.
+        if memory.would_pass(count, options.segment_rows_max) or memory.active.held_bytes > options.freeze_bytes:
+            memory.freeze()
         if not isinstance(record, StoredEvents):
             sequencer.apply(record)
             sequencer.forget_undo(record.position)
             catalog.note(record)
-            if memory.would_pass(1, options.segment_rows_max):
-                memory.freeze()
             memory.active.add_control(record.recorded_at)
         else:
-            table = memory.active
-            if len(table) + len(record) > options.segment_rows_max or table.body_bytes > options.freeze_bytes:
-                memory.freeze()
             if not record.tenant:
                 memory.unnumbered_through = record.first_position + len(record) - 1
             record.tenant = sequencer.numbers.learn(record.tenant_id, record.tenant)
@@ -234,6 +233,7 @@ def _acceptor(
             record.tenant_id = share(record.tenant_id, record.tenant_id)
             columns.entity_ids = list(map(share, columns.entity_ids, columns.entity_ids))
             memory.active.add_recovered(record)
+        memory.active.held_bytes += size
         memory.recorded_at = max(memory.recorded_at, record.recorded_at)
 
     return accept

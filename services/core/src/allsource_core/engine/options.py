@@ -6,7 +6,7 @@ from typing import Literal
 
 import msgspec
 
-from allsource_core.engine.segment_format import SEGMENT_ROWS_MAX
+from allsource_core.engine.segment_format import SEGMENT_CONTENT_BYTES, SEGMENT_ROWS_MAX
 
 __all__ = ["StoreOptions"]
 
@@ -29,8 +29,8 @@ class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         log_file_bytes_max: a log file that would pass this size is followed by a new one.
-        memory_budget_bytes: of payloads and metadata in memory, beside about 300 bytes an event: a third of it, or
-            `segment_rows_max` events, become a segment together.
+        memory_budget_bytes: of events in memory, as the log has them and what their tags take in indexes, beside about
+            300 bytes an event: a third of it, 64 MiB, or `segment_rows_max` events, become a segment together.
         segment_rows_max: events of a segment, at most 262,144.
         pending_bytes_max: appends wait while more bytes than this wait for the disk.
         wait_seconds_max: how long an append waits for room before it is refused as overloaded.
@@ -56,7 +56,13 @@ class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def freeze_bytes(self) -> int:
-        """Bodies of more bytes than this become a segment, however few they are: the growing memtable and the two that
-        may wait before it keep to the budget together.
+        """Events that hold more bytes than this become a segment, however few they are: the growing memtable and the
+        two that may wait before it keep to the budget together. However large that is, a segment stays one that can
+        be decoded at once.
         """
-        return self.memory_budget_bytes // 3
+        return min(self.memory_budget_bytes // 3, SEGMENT_CONTENT_BYTES)
+
+    @property
+    def frozen_max(self) -> int:
+        """Complete memtables that may wait for sealing before appends wait too, within the budget."""
+        return max(2, self.memory_budget_bytes // max(self.freeze_bytes, 1) - 1)

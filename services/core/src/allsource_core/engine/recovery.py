@@ -97,7 +97,7 @@ def recover_log(
         first_file: number of the first file that is needed.
         newest_file: there was a file of this number; perhaps newer ones too.
         sealed_through: position up to which segments have everything.
-        accept: called with each record and the number of its file, in the order of positions.
+        accept: called with each record and the bytes of its body, in the order of positions.
         report: called after every file and now and then within one.
         writable: False leaves every byte as it is.
 
@@ -126,14 +126,15 @@ def recover_log(
         if not live and next_position > sealed_through + 1:
             raise CorruptionError(path, 0, f"it begins at position {next_position}, needed is {sealed_through + 1}")
         end = FILE_HEADER_BYTES
-        for record, end in read_log_file(path, header, is_last=is_last):
+        for record, behind in read_log_file(path, header, is_last=is_last):
+            size_of_body, end = behind - end - FRAME_HEADER_BYTES, behind
             if record is not None:
                 first, last = positions_of(record)
                 if first != next_position:
                     raise CorruptionError(path, end, f"position {first} follows {next_position - 1}")
                 next_position = last + 1
                 if last > sealed_through:
-                    accept(record, number)
+                    accept(record, size_of_body)
             progress.at(end)
         if is_last and writable:
             _end_last_file(path, end, size, filesystem)

@@ -20,7 +20,9 @@ __all__ = [
     "NONE",
     "NO_TAGS",
     "binaries",
+    "bytes_of",
     "characters",
+    "content_bytes",
     "entity_range",
     "integers",
     "one_batch",
@@ -32,6 +34,22 @@ __all__ = [
 
 NONE: Final[Iterable[Any]] = repeat(None)
 NO_TAGS: Final[Iterable[tuple[str, ...]]] = repeat(())
+
+
+_CONTENT: Final = ("entity_id", "event_type", "payload", "metadata", "tags")
+
+
+def bytes_of(table: pa.Table, name: str) -> int:
+    """What the strings of a column, or of the lists in it, take together."""
+    column: Any = table[name]
+    if pa.types.is_list(column.type):
+        column = pc.list_flatten(column)
+    return pc.sum(pc.binary_length(column)).as_py() or 0
+
+
+def content_bytes(table: pa.Table) -> int:
+    """What names, bodies and tags of rows take before they are compressed: the manifest's `content_bytes`."""
+    return sum(bytes_of(table, name) for name in _CONTENT)
 
 
 def one_chunk(column: pa.ChunkedArray[Any]) -> Any:

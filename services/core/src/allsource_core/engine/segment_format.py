@@ -8,7 +8,7 @@ import msgspec
 import pyarrow as pa
 
 __all__ = [
-    "BODY_BYTES_MAX",
+    "COLUMN_BYTES_MAX",
     "ERASED",
     "EVENT",
     "FORMAT_VERSION",
@@ -18,6 +18,7 @@ __all__ = [
     "ROW_GROUP_BYTES_MAX",
     "ROW_GROUP_ROWS",
     "SCHEMA",
+    "SEGMENT_CONTENT_BYTES",
     "SEGMENT_ROWS_MAX",
     "SHORTENED",
     "SORT_KEYS",
@@ -34,10 +35,13 @@ REMOVED: Final = 3
 ROW_GROUP_ROWS: Final = 2048
 """At most so many rows in a row group: what has to be decoded to read one entity, 0.2 ms."""
 ROW_GROUP_BYTES_MAX: Final = 8 * 1024 * 1024
-"""At most so many bytes of payload and metadata in a row group, unless it is one row."""
+"""At most so many bytes of payload, metadata and tags in a row group, unless it is one row."""
 SEGMENT_ROWS_MAX: Final = 262_144
-BODY_BYTES_MAX: Final = 2**31 - 1
-"""Of payloads, and of metadata, in one segment: Arrow's strings have offsets of 32 bits. A log file is smaller."""
+SEGMENT_CONTENT_BYTES: Final = 64 * 1024 * 1024
+"""A memtable of more becomes a segment, and segments of more together are not merged: whoever reads in the order of
+positions decodes a segment whole, and a job holds it a few times. How small zstd makes it says nothing about that."""
+COLUMN_BYTES_MAX: Final = 2**31 - 1
+"""Of payloads, of metadata and of tags in one segment: Arrow's strings have offsets of 32 bits."""
 
 _TIME: Final = pa.timestamp("us", tz="UTC")
 

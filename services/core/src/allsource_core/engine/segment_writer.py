@@ -16,8 +16,9 @@ import pyarrow.parquet as pq
 from allsource_core.engine.filesystem import Filesystem
 from allsource_core.engine.hashes import Hasher, Hashes
 from allsource_core.engine.manifest import SegmentEntry
+from allsource_core.engine.segment_columns import bytes_of, content_bytes
 from allsource_core.engine.segment_format import (
-    BODY_BYTES_MAX,
+    COLUMN_BYTES_MAX,
     FORMAT_VERSION,
     METADATA_KEY,
     ROW_GROUP_BYTES_MAX,
@@ -71,7 +72,8 @@ def write_segment(
     file is made in memory first, so up to three times the table is needed for a moment.
 
     Args:
-        table: columns of `SCHEMA`, in any order of rows, 1 to 262,144 of them; payloads, and metadata, at most 2 GiB.
+        table: columns of `SCHEMA`, in any order of rows, 1 to 262,144 of them; payloads, metadata and tags at most
+            2 GiB each.
         file: the number that the manifest will know the segment by.
         segment_path, index_path: where to write, under temporary names.
         first_position, last_position: what the segment stands for, inclusive; rows may be fewer.
@@ -98,6 +100,7 @@ def write_segment(
         last_position=last_position,
         rows=table.num_rows,
         events=_count_events(table),
+        content_bytes=content_bytes(table),
         bytes=segment.size,
         checksum=google_crc32c.value(segment),
         index_bytes=len(index),
@@ -118,9 +121,9 @@ def _checked(table: pa.Table) -> pa.Table:
         raise ValueError(f"a segment has 1 to {SEGMENT_ROWS_MAX} rows, not {table.num_rows}")
     if table.column_names != SCHEMA.names:
         raise ValueError(f"a segment has the columns {SCHEMA.names}, not {table.column_names}")
-    for name in ("payload", "metadata"):
-        if _bytes_of(table[name]) > BODY_BYTES_MAX:
-            raise ValueError(f"the {name} column of a segment has at most {BODY_BYTES_MAX} bytes")
+    for name in ("payload", "metadata", "tags"):
+        if bytes_of(table, name) > COLUMN_BYTES_MAX:
+            raise ValueError(f"the {name} column of a segment has at most {COLUMN_BYTES_MAX} bytes")
     # Refuses nulls where the schema allows none.
     return table if table.schema.equals(SCHEMA) else table.cast(SCHEMA)
 
@@ -161,17 +164,13 @@ def _ascends(table: pa.Table) -> bool:
     return True
 
 
-def _bytes_of(column: Any) -> int:
-    return pc.sum(pc.binary_length(column)).as_py() or 0
-
-
 def _row_group_starts(table: pa.Table) -> list[int]:
-    """The first row of each row group: as many rows as a group may have, fewer where bodies are large."""
+    """The first row of each row group: as many rows as a group may have, fewer where bodies or tags are large."""
     rows = table.num_rows
-    if _bytes_of(table["payload"]) + _bytes_of(table["metadata"]) <= ROW_GROUP_BYTES_MAX:
+    if sum(bytes_of(table, name) for name in ("payload", "metadata", "tags")) <= ROW_GROUP_BYTES_MAX:
         return list(range(0, rows, ROW_GROUP_ROWS))
     sizes = pc.add(pc.binary_length(table["payload"]), pc.fill_null(pc.binary_length(table["metadata"]), 0))
-    ends = np.cumsum(sizes.to_numpy(), dtype=np.int64)
+    ends = np.cumsum(sizes.to_numpy(), dtype=np.int64) + _ends_of_tags(table["tags"])
     starts, start = [], 0
     while start < rows:
         starts.append(start)
@@ -179,6 +178,13 @@ def _row_group_starts(table: pa.Table) -> list[int]:
         fitting = int(np.searchsorted(ends, before + ROW_GROUP_BYTES_MAX, side="right"))
         start = max(start + 1, min(start + ROW_GROUP_ROWS, fitting))
     return starts
+
+
+def _ends_of_tags(tags: Any) -> Any:
+    """For each row the bytes of the tags up to its last one."""
+    ends = np.cumsum(pc.fill_null(pc.list_value_length(tags), 0).to_numpy())
+    sizes = pc.binary_length(pc.list_flatten(tags)).to_numpy()
+    return np.concatenate(([0], np.cumsum(sizes, dtype=np.int64)))[ends]
 
 
 def _parquet(table: pa.Table, starts: list[int], metadata: SegmentMetadata) -> pa.Buffer:

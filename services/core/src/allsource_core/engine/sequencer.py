@@ -191,7 +191,7 @@ class Sequencer:
                     stream = streams[entity_id] = array("Q", (self._version_below(tenant, entity_id, facts),))
                 stream.append(place)
                 versions.append(stream[0] + len(stream) - 1)
-            table.add(stored, prepared.body_bytes)
+            table.add(stored)
         except BaseException:
             # Whatever broke this off, memory must be as it was: nobody will write the record.
             table.roll_back(first, stored)

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from allsource_core.engine.filenames import StorePaths
 from allsource_core.engine.manifest import SegmentEntry
-from allsource_core.engine.segment_columns import binaries, integers, one_chunk
+from allsource_core.engine.segment_columns import binaries, content_bytes, integers, one_chunk
 from allsource_core.engine.segment_format import (
     FORMAT_VERSION,
     METADATA_KEY,
@@ -94,7 +94,7 @@ class SegmentVerification:
                 yield self._error(text, offset=footer_offset(self._path))
             if metadata.num_rows != entry.rows:
                 yield self._error(f"it has {metadata.num_rows} rows, not {entry.rows}")
-            tables, offsets, starts = [], [], [0]
+            tables, offsets, starts, content = [], [], [0], 0
             for group in range(metadata.num_row_groups):
                 offset = _group_offset(metadata.row_group(group))
                 table = file.read_row_group(group, use_threads=False).cast(SCHEMA)
@@ -105,9 +105,12 @@ class SegmentVerification:
                 tables.append(table.select(_KEPT))
                 offsets.append(offset)
                 starts.append(starts[-1] + table.num_rows)
+                content += content_bytes(table)
         if not tables:
             yield self._error("it has no rows")
             return
+        if content != entry.content_bytes:
+            yield self._error(f"its rows have {content} bytes, not {entry.content_bytes}")
         rows = SegmentRows(pa.concat_tables(tables))
         ends = np.array(starts[1:])
 
