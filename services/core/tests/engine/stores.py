@@ -66,6 +66,8 @@ def kill(store: EventStore) -> None:
     """
     parts = store._parts
     maintenance, committer = parts.maintenance, parts.path._committer
+    if parts.disk_watch is not None:
+        parts.disk_watch.stop()
     if maintenance is not None:
         maintenance.stop()
     if committer is not None:

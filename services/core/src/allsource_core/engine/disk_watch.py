@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +18,8 @@ _HARD_RESERVE_SHARE: Final = 8
 """Below this part of the reserve nothing at all is appended."""
 _AGAIN_SHARE: Final = 4
 _MEBIBYTE: Final = 1024 * 1024
+_LOOK_SECONDS: Final = 0.1
+"""Between two looks, which take some microseconds: a fast disk writes a hundred MiB meanwhile."""
 
 
 class DiskWatch:
@@ -25,6 +28,9 @@ class DiskWatch:
     Below the reserve, appends of tenants are refused; reserved tenants, removals, sealing and compaction go on, so that
     an operator can always sign in, revoke, delete and free space. Below an eighth of it, every append is refused.
     Tenants may append again when a quarter more than the reserve is free.
+
+    Once `start` was called it looks by itself, in a thread that does nothing else: whatever maintenance does may take
+    minutes, and the disk fills meanwhile.
 
     Args:
         root: a directory on the disk.
@@ -38,6 +44,32 @@ class DiskWatch:
         self._filesystem = filesystem
         self._writability = writability
         self._reserve_bytes = reserve_bytes
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        """Look now and then from now on, if there are marks."""
+        if self._reserve_bytes:
+            self._thread = threading.Thread(target=self._run, name="allsource-disk-watch", daemon=True)
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        failed = False
+        while not self._stop.is_set():
+            try:
+                self.look()
+                failed = False
+            except OSError as error:
+                if not failed:
+                    _log.warning("the free space can't be found out: %s", error)
+                failed = True
+            self._stop.wait(_LOOK_SECONDS)
 
     def look(self) -> None:
         """Compare. Raises OSError: it could not be found out."""

@@ -1,4 +1,4 @@
-"""What goes on beside serving: sealing, compaction, merging of key files, applying removals, watching the disk.
+"""What goes on beside serving: sealing, compaction, merging of key files, applying removals.
 
 One thread orders the work and puts the results in place; the work itself is done by a `JobRunner`. Everything here can
 be broken off at any moment: what is not in a manifest does not count.
@@ -17,9 +17,7 @@ from allsource_core.engine.append_path import AppendPath
 from allsource_core.engine.catalog import Catalog
 from allsource_core.engine.clock import Clock
 from allsource_core.engine.compaction import CompactionPlan, plan_compaction
-from allsource_core.engine.disk_watch import DiskWatch
-from allsource_core.engine.errors import CorruptionError
-from allsource_core.engine.filesystem import Filesystem
+from allsource_core.engine.errors import CorruptionError, OverloadedError
 from allsource_core.engine.job_runners import JobFailedError, JobRunner
 from allsource_core.engine.key_merging import files_to_merge, files_worth_one
 from allsource_core.engine.log_format import EntityShortened
@@ -31,13 +29,13 @@ from allsource_core.engine.retention import RetentionRule, Shortening
 from allsource_core.engine.retired_tables import RetiredTables
 from allsource_core.engine.sequencer import Sequencer
 from allsource_core.engine.stats import MaintenanceFigures
+from allsource_core.engine.work_steps import Step, WorkSteps
 
 __all__ = ["Maintenance"]
 
 _log = logging.getLogger(__name__)
 
 _ROUND_SECONDS: Final = 1.0
-_RETRY_SECONDS: Final = 5.0
 _QUIET_SECONDS: Final = 60.0
 """Without a new segment: then key files are merged that take more space than they must."""
 
@@ -50,7 +48,7 @@ class Maintenance:
         catalog: of files.
         sequencer: that is told when a removal needs not be remembered any more.
         writer: of the log.
-        filesystem, runner, options, clock: of the store.
+        runner, options, clock: of the store.
     """
 
     def __init__(
@@ -60,7 +58,6 @@ class Maintenance:
         sequencer: Sequencer,
         writer: LogWriter,
         *,
-        filesystem: Filesystem,
         runner: JobRunner,
         options: StoreOptions,
         clock: Clock,
@@ -72,18 +69,35 @@ class Maintenance:
         self._runner = runner
         self._options = options
         self._clock = clock
+        # What every job is told.
+        self._where: dict[str, Any] = {
+            "root": str(catalog.paths.root),
+            "run": catalog.paths.run,
+            "hash_key": catalog.manifest.hash_key,
+        }
         self._wake = threading.Event()
         self._stop = False
         # One round at a time, whoever asks for it.
         self._working = threading.RLock()
         self.figures = MaintenanceFigures()
-        self._disk = DiskWatch(catalog.paths.root, filesystem, path.writability, options.reserve_bytes)
         self._thread: threading.Thread | None = None
-        self._retry_at = 0.0
         self._retention_at = 0.0
         self._quiet_at = time.monotonic() + _QUIET_SECONDS
         self._on_removed: Callable[[], None] = lambda: None
         self._retired = RetiredTables(catalog.is_read)
+        steps: tuple[Step, ...] = (
+            self._remove_abandoned,
+            self._rebuild_keys,
+            self._seal,
+            self._retain,
+            self._merge_keys,
+            self._compact,
+            self._tidy_keys,
+            self._drop_log_files,
+            self._finish_removals,
+            self.name_newest_log_file,
+        )
+        self._steps = WorkSteps(steps, lambda: self._stop)
 
     def on_removed(self, call: Callable[[], None]) -> None:
         """Have this called when retention has removed something."""
@@ -120,13 +134,13 @@ class Maintenance:
 
     def _round(self) -> None:
         try:
-            self._disk.look()
-            if self._stop or time.monotonic() < self._retry_at:
+            if self._stop:
                 return
             if not self._path.writability.forbids("disk_space_low"):
                 self._writer.prepare_next()
-            self.work(tidy=time.monotonic() >= self._quiet_at)
-            self.figures.failure = None
+            self.work(patiently=True)
+            if not self._steps.is_failing:
+                self.figures.failure = None
         except CorruptionError as error:
             self._failed(error)
             self._path.writability.forbid("storage_damaged", f"stored data is damaged: {error}")
@@ -139,36 +153,32 @@ class Maintenance:
     def _failed(self, error: Exception) -> None:
         self.figures.failures += 1
         self.figures.failure = str(error)
-        self._retry_at = time.monotonic() + _RETRY_SECONDS
         _log.error("maintenance failed; it is tried again", exc_info=error)
 
     # --- one piece after the other ---
 
-    def work(self, *, tidy: bool = False) -> None:
-        """Do everything that there is to do now, and if asked what may be done when there is nothing else.
+    def work(self, *, patiently: bool = False, tidy: bool = False) -> None:
+        """Do everything that there is to do now.
+
+        Args:
+            patiently: leave for a while what failed.
+            tidy: also what may be done in quiet times.
 
         Raises:
-            CorruptionError, OSError, JobFailedError: a job failed; nothing has changed by it.
+            CorruptionError, OSError, JobFailedError: a job failed; nothing has changed by it, and the others are done.
         """
         with self._working:
             self._path.resume()
-            self._catalog.remove_abandoned(self._path.lock)
-            while self._do_next() or (tidy and not self._stop and self._merge_keys(files_worth_one)):
-                self._disk.look()
-            if not self._stop:
-                self._drop_log_files()
-                self._finish_removals()
-                self.name_newest_log_file()
-                self._retired.dispose()
+            if tidy:
+                self._quiet_at = 0.0
+            try:
+                self._steps.run(patiently=patiently)
+            finally:
+                if not self._stop:
+                    self._retired.dispose()
 
-    def _do_next(self) -> bool:
-        """Do the most urgent piece of work that there is; False if there is none."""
-        for step in (self._rebuild_keys, self._seal, self._retain, self._merge_keys, self._compact):
-            if self._stop:
-                return False
-            if step():
-                return True
-        return False
+    def _remove_abandoned(self) -> None:
+        self._catalog.remove_abandoned(self._path.lock)
 
     def _seal(self) -> bool:
         """Make a segment of the oldest complete memtable; False if there is none that is durable."""
@@ -185,9 +195,7 @@ class Maintenance:
         behind = [file.first_position for file in files[1:]] + [last + 1]
         result = self._runner.run(
             SealJob(
-                root=str(self._catalog.paths.root),
-                run=self._catalog.paths.run,
-                hash_key=self._catalog.manifest.hash_key,
+                **self._where,
                 **self._to_apply(),
                 removals_through=through,
                 log_files=[
@@ -235,9 +243,7 @@ class Maintenance:
         for segment in manifest.segments:
             files = self._catalog.take_numbers(2)
             job = RekeyJob(
-                root=str(self._catalog.paths.root),
-                run=self._catalog.paths.run,
-                hash_key=manifest.hash_key,
+                **self._where,
                 segment=segment,
                 files=(files[0], files[1]),
             )
@@ -253,9 +259,7 @@ class Maintenance:
                 (file,) = self._catalog.take_numbers(1)
                 result = self._runner.run(
                     MergeKeysJob(
-                        root=str(self._catalog.paths.root),
-                        run=self._catalog.paths.run,
-                        hash_key=self._catalog.manifest.hash_key,
+                        **self._where,
                         key_files=merged,
                         file=file,
                     )
@@ -264,6 +268,10 @@ class Maintenance:
                 self.figures.key_merges += 1
                 return True
         return False
+
+    def _tidy_keys(self) -> bool:
+        """In quiet times, merge key files that take more space than they must."""
+        return time.monotonic() >= self._quiet_at and self._merge_keys(files_worth_one)
 
     def _compact(self) -> bool:
         """Rewrite segments that removals touch, or merge small neighbours; False if there are none."""
@@ -283,9 +291,7 @@ class Maintenance:
         (file,) = self._catalog.take_numbers(1)
         result = self._runner.run(
             CompactJob(
-                root=str(self._catalog.paths.root),
-                run=self._catalog.paths.run,
-                hash_key=self._catalog.manifest.hash_key,
+                **self._where,
                 **self._to_apply(),
                 removals_through=through,
                 segments=plan.segments,
@@ -303,9 +309,7 @@ class Maintenance:
             return False
         result = self._runner.run(
             RetentionJob(
-                root=str(self._catalog.paths.root),
-                run=self._catalog.paths.run,
-                hash_key=self._catalog.manifest.hash_key,
+                **self._where,
                 segments=self._catalog.manifest.segments,
                 rules=self._retention_rules(),
                 floors=[(*key, version) for key, version in self._catalog.removed.floors.copy().items()],
@@ -314,8 +318,12 @@ class Maintenance:
         if not result.shortenings:
             self._retention_at = time.monotonic() + self._options.retention_seconds
             return False
-        for found in result.shortenings:
-            self._path.append_control(partial(_shortened, found))
+        try:
+            for found in result.shortenings:
+                self._path.append_control(partial(_shortened, found))
+        except OverloadedError:
+            # The rest is found again, once this thread has sealed what there is.
+            self._retention_at = time.monotonic() + _ROUND_SECONDS
         self._on_removed()
         return True
 
@@ -374,8 +382,9 @@ class Maintenance:
         oldest = pending[0]
         if oldest.position > self._catalog.manifest.sealed_through:
             age_us = self._clock() - oldest.recorded_at
-            if not 0 <= age_us < self._options.removal_seconds * 1_000_000:
-                # Removals that come together are applied together.
+            is_waiting = 0 <= age_us < self._options.removal_seconds * 1_000_000
+            # Removals that come together are applied together. Where sealing is behind, it comes to them anyway.
+            if not is_waiting and not self._sequencer.memory.frozen:
                 self._path.freeze()
                 self._wake.set()
             return
@@ -383,7 +392,7 @@ class Maintenance:
             self._path.begin_log_file()
             self._drop_log_files()
         log_begins_at = self._writer.files[0].first_position
-        if log_begins_at <= oldest.position:
+        if log_begins_at <= oldest.position and not self._sequencer.memory.frozen:
             # After a crash a file may hold records of two segments: it goes when both are there.
             self._path.freeze()
         self._catalog.finish_removals(

@@ -14,6 +14,7 @@ from allsource_core.engine.catalog import Catalog
 from allsource_core.engine.clock import Clock
 from allsource_core.engine.decoded_cache import DecodedCache
 from allsource_core.engine.directory import DIRECTORY_FORMAT, StoreDirectory
+from allsource_core.engine.disk_watch import DiskWatch
 from allsource_core.engine.event_columns import StoredEvents
 from allsource_core.engine.filenames import StorePaths
 from allsource_core.engine.filesystem import Filesystem, LocalFilesystem
@@ -40,8 +41,8 @@ class OpenStore(msgspec.Struct, kw_only=True):
     """The parts of an open store.
 
     Attributes:
-        directory, writer, maintenance: None for a store that is in memory alone; of one of an older format, which can
-            only be read, the last is None.
+        directory, writer, maintenance, disk_watch: None for a store that is in memory alone; of one of an older format,
+            which can only be read, the last two are None.
     """
 
     path: AppendPath
@@ -53,6 +54,7 @@ class OpenStore(msgspec.Struct, kw_only=True):
     directory: StoreDirectory | None = None
     writer: LogWriter | None = None
     maintenance: Maintenance | None = None
+    disk_watch: DiskWatch | None = None
     recovery_seconds: float = 0.0
 
     @property
@@ -76,6 +78,8 @@ class OpenStore(msgspec.Struct, kw_only=True):
     def close(self) -> None:
         """Make durable what is under way, and let go of everything."""
         try:
+            if self.disk_watch is not None:
+                self.disk_watch.stop()
             if self.maintenance is not None:
                 self.maintenance.stop()
             self.path.close()
@@ -112,6 +116,8 @@ def open_store(
         directory.close()
         raise
     parts.recovery_seconds = time.monotonic() - started
+    if parts.disk_watch is not None:
+        parts.disk_watch.start()
     if parts.maintenance is not None:
         parts.maintenance.start()
     return parts
@@ -172,13 +178,13 @@ def _assemble(
             f"the data directory has format {directory.format}; upgrade it with: allsource-admin store upgrade",
         )
         return parts
+    parts.disk_watch = DiskWatch(paths.root, filesystem, append_path.writability, options.reserve_bytes)
     runner: JobRunner = ProcessRunner() if options.maintenance == "process" else InlineRunner(filesystem)
     parts.maintenance = Maintenance(
         append_path,
         catalog,
         sequencer,
         writer,
-        filesystem=filesystem,
         runner=runner,
         options=options,
         clock=clock,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Final, Literal
 
 from allsource_core.engine.errors import StoreClosedError, StoreReadOnlyError
@@ -15,7 +16,7 @@ _FOR_TENANTS_ONLY: Final = "disk_space_low"
 
 
 class Writability:
-    """What stands against appending at present.
+    """What stands against appending at present. Several threads may say so.
 
     Attributes:
         is_unlimited: nothing does: `check` need not be asked.
@@ -24,22 +25,26 @@ class Writability:
     def __init__(self) -> None:
         self.is_unlimited = True
         self._closed = False
+        self._changing = threading.Lock()
         self._reasons: dict[ReadOnlyCode, str] = {}
 
     def forbid(self, code: ReadOnlyCode, reason: str) -> None:
         """Take no appends from now on."""
-        self._reasons[code] = reason
-        self.is_unlimited = False
+        with self._changing:
+            self._reasons[code] = reason
+            self.is_unlimited = False
 
     def allow(self, code: ReadOnlyCode) -> None:
         """What stood against it does no more."""
-        self._reasons.pop(code, None)
-        self.is_unlimited = not self._reasons and not self._closed
+        with self._changing:
+            self._reasons.pop(code, None)
+            self.is_unlimited = not self._reasons and not self._closed
 
     def close(self) -> None:
         """Take no appends ever again."""
-        self._closed = True
-        self.is_unlimited = False
+        with self._changing:
+            self._closed = True
+            self.is_unlimited = False
 
     @property
     def reason(self) -> tuple[ReadOnlyCode, str] | None:
