@@ -9,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+from allsource_core.engine.admission import Admission
 from allsource_core.engine.appended import Appended
 from allsource_core.engine.appends import PreparedAppend, columns_of_one
 from allsource_core.engine.clock import Clock
@@ -21,7 +22,7 @@ from allsource_core.engine.decisions import (
     SealedFacts,
     StaleFactsError,
 )
-from allsource_core.engine.errors import CorruptionError, OverloadedError, StoreReadOnlyError
+from allsource_core.engine.errors import CorruptionError, StoreReadOnlyError
 from allsource_core.engine.event_columns import StoredEvents
 from allsource_core.engine.events import Event
 from allsource_core.engine.log_format import AnyControlRecord, encode_control, encode_event, encode_events
@@ -29,15 +30,12 @@ from allsource_core.engine.log_writer import LogRecord, LogWriter
 from allsource_core.engine.memory import Memory
 from allsource_core.engine.options import StoreOptions
 from allsource_core.engine.sequencer import Sequencer
-from allsource_core.engine.turnstile import Turnstile
 from allsource_core.engine.view import View
 from allsource_core.engine.visibility import Visibility
 from allsource_core.engine.writability import Writability
 
 __all__ = ["AppendPath"]
 
-_FROZEN_MAX: Final = 2
-"""Complete memtables that may wait for sealing before appends wait too."""
 _STALE_RETRIES: Final = 20
 
 
@@ -87,7 +85,6 @@ class AppendPath:
         self.on_sealable: Callable[[], None] = lambda: None
         # Control records that are not durable yet, oldest first.
         self._undurable: deque[AnyControlRecord] = deque()
-        self.turnstile = Turnstile(self._has_room, seconds_max=options.wait_seconds_max)
         self._lookups = ThreadPoolExecutor(2, thread_name_prefix="allsource-lookup")
         self._conditions = ThreadPoolExecutor(2, thread_name_prefix="allsource-condition")
         self._committer: Committer | None = None
@@ -98,6 +95,7 @@ class AppendPath:
                 on_durable=self._durable,
                 on_failure=self._commit_failed,
             )
+        self.admission = Admission(self._memory, self._committer, self.writability, options)
 
     @property
     def durable_position(self) -> int:
@@ -107,13 +105,6 @@ class AppendPath:
     def _must_sync(self, tenant_id: str) -> bool:
         """Whether what a tenant appends is answered only once it is on the disk."""
         return self._options.durability == "fsync" or tenant_id.startswith("_")
-
-    def _has_room(self) -> bool:
-        if self._committer is None:
-            return True
-        return len(self._memory.frozen) < _FROZEN_MAX and (
-            self._committer.pending_bytes <= self._options.pending_bytes_max
-        )
 
     # --- appending ---
 
@@ -129,15 +120,8 @@ class AppendPath:
                 self._visibility.advance(prepared.position)
             return Appended(prepared, None, False, False)
         content = b"" if type(prepared) is Event else self._content(prepared)
-        if not self.turnstile.is_open:
-            # Whoever would be refused anyway need not wait for it.
-            self.writability.check(prepared.tenant_id)
-            try:
-                self.turnstile.enter(prepared.tenant_id)
-            except OverloadedError:
-                # There may be a better reason by now.
-                self.writability.check(prepared.tenant_id)
-                raise
+        if not self.admission.everybody.is_open:
+            self.admission.enter(prepared.tenant_id)
         for _ in range(_STALE_RETRIES):
             rollbacks = self._memory.rollbacks
             facts = self._look_up(prepared)
@@ -153,13 +137,8 @@ class AppendPath:
     async def append_async(self, prepared: PreparedAppend | Event, dry_run: bool) -> Appended:
         """The same for a caller on an event loop."""
         content = self._content(prepared)
-        if not self.turnstile.is_open:
-            self.writability.check(prepared.tenant_id)
-            try:
-                await self.turnstile.enter_async(prepared.tenant_id)
-            except OverloadedError:
-                self.writability.check(prepared.tenant_id)
-                raise
+        if not self.admission.everybody.is_open:
+            await self.admission.enter_async(prepared.tenant_id)
         for _ in range(_STALE_RETRIES):
             rollbacks = self._memory.rollbacks
             facts = await self._look_up_async(prepared)
@@ -301,10 +280,15 @@ class AppendPath:
 
         Args:
             make: gives the record for its position and `recorded_at`. It runs under the lock: what it checks holds.
+
+        Raises:
+            StoreClosedError, StoreReadOnlyError, OverloadedError: nothing was stored.
+            AppendUncertainError: the commit failed.
         """
         with self.lock:
             # Removing makes room: it goes on where tenants' appends don't.
             self.writability.check("_")
+            self.admission.check_control()
             memory = self._memory
             if self._committer is not None and memory.would_pass(1, self._options.segment_rows_max):
                 # What it says of an entity becomes a row of a segment too.
@@ -330,7 +314,7 @@ class AppendPath:
         """Called by the committer, before anybody is told."""
         self._tell_durable(position)
         self._visibility.advance(position)
-        self.turnstile.let_in()
+        self.admission.let_in()
         if self._memory.frozen:
             self.on_sealable()
 
@@ -394,7 +378,7 @@ class AppendPath:
         """Make durable what is under way; then every append raises StoreClosedError."""
         with self.lock:
             self.writability.close()
-        self.turnstile.close()
+        self.admission.close()
         self._lookups.shutdown()
         self._conditions.shutdown()
         if self._committer is not None:

@@ -18,7 +18,7 @@ from allsource_core.engine.catalog import Catalog
 from allsource_core.engine.clock import Clock
 from allsource_core.engine.compaction import CompactionPlan, plan_compaction
 from allsource_core.engine.errors import CorruptionError, OverloadedError
-from allsource_core.engine.job_runners import JobFailedError, JobRunner
+from allsource_core.engine.job_runners import JobRunner
 from allsource_core.engine.key_merging import files_to_merge, files_worth_one
 from allsource_core.engine.log_format import EntityShortened
 from allsource_core.engine.log_writer import LogWriter
@@ -70,11 +70,8 @@ class Maintenance:
         self._options = options
         self._clock = clock
         # What every job is told.
-        self._where: dict[str, Any] = {
-            "root": str(catalog.paths.root),
-            "run": catalog.paths.run,
-            "hash_key": catalog.manifest.hash_key,
-        }
+        root, run = str(catalog.paths.root), catalog.paths.run
+        self._where: dict[str, Any] = {"root": root, "run": run, "hash_key": catalog.manifest.hash_key}
         self._wake = threading.Event()
         self._stop = False
         # One round at a time, whoever asks for it.
@@ -86,7 +83,7 @@ class Maintenance:
         self._on_removed: Callable[[], None] = lambda: None
         self._retired = RetiredTables(catalog.is_read)
         steps: tuple[Step, ...] = (
-            self._remove_abandoned,
+            partial(catalog.remove_abandoned, path.lock),
             self._rebuild_keys,
             self._seal,
             self._retain,
@@ -144,11 +141,10 @@ class Maintenance:
         except CorruptionError as error:
             self._failed(error)
             self._path.writability.forbid("storage_damaged", f"stored data is damaged: {error}")
-        except (OSError, JobFailedError) as error:
+        except Exception as error:
+            # What is broken off at the end fails.
             if not self._stop:
                 self._failed(error)
-        except Exception as error:
-            self._failed(error)
 
     def _failed(self, error: Exception) -> None:
         self.figures.failures += 1
@@ -176,9 +172,6 @@ class Maintenance:
             finally:
                 if not self._stop:
                     self._retired.dispose()
-
-    def _remove_abandoned(self) -> None:
-        self._catalog.remove_abandoned(self._path.lock)
 
     def _seal(self) -> bool:
         """Make a segment of the oldest complete memtable; False if there is none that is durable."""
@@ -226,7 +219,7 @@ class Maintenance:
         self.figures.segments_sealed += 1
         self._quiet_at = time.monotonic() + _QUIET_SECONDS
         self.figures.rows_removed += result.rows_removed
-        self._path.turnstile.let_in()
+        self._path.admission.let_in()
         self._drop_log_files()
         self._retired.add(table)
         del table
