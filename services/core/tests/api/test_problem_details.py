@@ -34,7 +34,7 @@ ERRORS: list[tuple[Exception, int, str]] = [
     (InvalidCredentialsError(), 401, "invalid_credentials"),
     (SignInQueueFullError(), 429, "rate_limited"),
 ]
-NOT_OF_A_REQUEST = {"StoreLockedError", "ForeignDirectoryError", "RepairRefusedError"}
+NOT_OF_A_REQUEST = {"StoreLockedError", "ForeignDirectoryError", "RepairRefusedError", "StateNotKeptError"}
 OF_BATCHES_ALONE = {"condition_failed", "condition_too_broad"}
 
 

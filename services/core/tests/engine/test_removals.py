@@ -520,7 +520,7 @@ def test_a_state_that_was_being_made_during_a_removal_is_not_kept(site: Site, mo
         return state
 
     monkeypatch.setattr(state_reader, "fold", fold_slowly)
-    assert site.store.state(TENANT, "e").value() == {"a": 1}
+    assert site.store.state(TENANT, "e").value() == {}
     assert site.store.state(TENANT, "e").value() == {}
 
 

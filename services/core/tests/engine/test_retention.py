@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from allsource_core.engine import EventQuery, EventStore, Policy, StoreOptions
+from allsource_core.engine import EventQuery, EventStore, Policy, StateNotKeptError, StoreOptions
 
 from .stores import TENANT, TurnableClock, new_event
 
@@ -76,7 +76,8 @@ def test_events_recorded_too_long_ago_go_and_a_moment_in_between_is_still_known(
     settle(store)
     assert versions(store, "log-1") == [21, 22, 23, 24, 25]
     assert store.state(TENANT, "log-1", as_of_version=22).to_json() == middle
-    assert store.state(TENANT, "log-1", as_of_version=3).version == 0, "what was removed can't be told apart any more"
+    with pytest.raises(StateNotKeptError):
+        store.state(TENANT, "log-1", as_of_version=3)
 
 
 def test_an_entity_of_which_all_is_too_old_keeps_its_state_and_goes_on_with_the_next_version(

@@ -25,8 +25,8 @@ from allsource_core.engine.events import Event
 from allsource_core.engine.filenames import StorePaths
 from allsource_core.engine.filesystem import LocalFilesystem
 from allsource_core.engine.hashes import Hasher
+from allsource_core.engine.markers import Marker
 from allsource_core.engine.queries import EventQuery
-from allsource_core.engine.row_group import Marker
 from allsource_core.engine.segment_format import ERASED, EVENT, REMOVED, SCHEMA, SEGMENT_ROWS_MAX, SHORTENED
 from allsource_core.engine.segment_index import build_index
 from allsource_core.engine.segment_reader import OpenFiles, SegmentReader

@@ -110,7 +110,7 @@ def test_the_engine_writes_the_page_s_example_and_reads_it(tmp_path: Path) -> No
     ("record", "head"),
     [
         (EntityRemoved(7, 5, 9, "e", 3, 2), [2, 7, 5, 9, "e", 3, 2]),
-        (EntityShortened(7, 5, 9, "e", 3, 2, b"{}"), [3, 7, 5, 9, "e", 3, 2, b"{}"]),
+        (EntityShortened(7, 5, 9, "e", 3, 2, b"{}", b"{}"), [3, 7, 5, 9, "e", 3, 2, b"{}", b"{}"]),
         (EventErased(7, 5, 9, "e", 3, 4), [4, 7, 5, 9, "e", 3, 4]),
         (TenantRemoved(7, 5, 9, 2), [5, 7, 5, 9, 2]),
         (PolicySet(7, 5, 9, "t", "p", None, 10), [6, 7, 5, 9, "t", "p", None, 10]),

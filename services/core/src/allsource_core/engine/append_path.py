@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
@@ -30,6 +29,7 @@ from allsource_core.engine.log_writer import LogRecord, LogWriter
 from allsource_core.engine.memory import Memory
 from allsource_core.engine.options import StoreOptions
 from allsource_core.engine.sequencer import Sequencer
+from allsource_core.engine.undurable_records import UndurableRecords
 from allsource_core.engine.view import View
 from allsource_core.engine.visibility import Visibility
 from allsource_core.engine.writability import Writability
@@ -75,7 +75,6 @@ class AppendPath:
         self._visibility = visibility
         self._options = options
         self._clock = clock
-        self._on_durable_record = on_durable
         self._on_frozen = on_frozen
         self._on_damage = on_damage
         self._view = view
@@ -83,8 +82,7 @@ class AppendPath:
         self._freeze_bytes = options.freeze_bytes
         # Called when a complete memtable may be durable: it can be sealed.
         self.on_sealable: Callable[[], None] = lambda: None
-        # Control records that are not durable yet, oldest first.
-        self._undurable: deque[AnyControlRecord] = deque()
+        self._undurable = UndurableRecords(sequencer, on_durable)
         self._lookups = ThreadPoolExecutor(2, thread_name_prefix="allsource-lookup")
         self._conditions = ThreadPoolExecutor(2, thread_name_prefix="allsource-condition")
         self._committer: Committer | None = None
@@ -275,54 +273,63 @@ class AppendPath:
 
     # --- removals and policies ---
 
-    def append_control(self, make: Callable[[int, int], AnyControlRecord]) -> None:
-        """Append a record that holds no events, and return when it is durable.
+    def append_controls(self, makes: Iterable[Callable[[int, int], AnyControlRecord | None]]) -> None:
+        """Append records that hold no events, one by one, and return when all are durable; they share their syncs.
 
         Args:
-            make: gives the record for its position and `recorded_at`. It runs under the lock: what it checks holds.
+            makes: each gives the record for its position and `recorded_at`, or none. It runs under the lock: what it
+                checks holds.
 
         Raises:
-            StoreClosedError, StoreReadOnlyError, OverloadedError: nothing was stored.
-            AppendUncertainError: the commit failed.
+            StoreClosedError, StoreReadOnlyError, OverloadedError: this one and the rest were not stored.
+            AppendUncertainError: a commit failed.
         """
-        with self.lock:
-            # Removing makes room: it goes on where tenants' appends don't.
-            self.writability.check("_")
-            self.admission.check_control()
-            memory = self._memory
-            if self._committer is not None and memory.would_pass(1, self._options.segment_rows_max):
-                # What it says of an entity becomes a row of a segment too.
-                self._freeze()
-            recorded_at = max(self._clock(), memory.recorded_at)
-            record = make(memory.next_position, recorded_at)
-            self._sequencer.apply(record)
-            memory.active.add_control(recorded_at)
-            memory.recorded_at = recorded_at
-            self._undurable.append(record)
-            committer, position = self._committer, record.position
-            if committer is None:
-                self._tell_durable(position)
-                self._visibility.advance(position)
-                return
-            epoch = committer.epoch
-            self._hand_over(committer, LogRecord(encode_control(record), position, position, self._begin_file))
-        committer.wait(position, epoch)
+        ends: dict[int, int] = {}
+        try:
+            for make in makes:
+                with self.lock:
+                    position = self._append_control(make)
+                    if self._committer is not None and position:
+                        ends[self._committer.epoch] = position
+        finally:
+            for epoch, position in ends.items():
+                assert self._committer is not None
+                self._committer.wait(position, epoch)
+
+    def _append_control(self, make: Callable[[int, int], AnyControlRecord | None]) -> int:
+        """The position of the record; 0 if there is none. Under the lock."""
+        # Removing makes room: it goes on where tenants' appends don't.
+        self.writability.check("_")
+        self.admission.check_control()
+        memory = self._memory
+        if self._committer is not None and memory.would_pass(1, self._options.segment_rows_max):
+            # What it says of an entity becomes a row of a segment too.
+            self._freeze()
+        recorded_at = max(self._clock(), memory.recorded_at)
+        record = make(memory.next_position, recorded_at)
+        if record is None:
+            return 0
+        self._sequencer.apply(record)
+        memory.active.add_control(recorded_at)
+        memory.recorded_at = recorded_at
+        self._undurable.add(record)
+        position = record.position
+        if self._committer is None:
+            self._undurable.durable(position)
+            self._visibility.advance(position)
+        else:
+            self._hand_over(self._committer, LogRecord(encode_control(record), position, position, self._begin_file))
+        return position
 
     # --- durability ---
 
     def _durable(self, position: int) -> None:
         """Called by the committer, before anybody is told."""
-        self._tell_durable(position)
+        self._undurable.durable(position)
         self._visibility.advance(position)
         self.admission.let_in()
         if self._memory.frozen:
             self.on_sealable()
-
-    def _tell_durable(self, position: int) -> None:
-        while self._undurable and self._undurable[0].position <= position:
-            record = self._undurable.popleft()
-            self._sequencer.forget_undo(record.position)
-            self._on_durable_record(record)
 
     def _commit_failed(self, error: BaseException) -> None:
         """Forget what did not reach the disk, cut it from the log, and go on in a new file, or not at all."""
@@ -331,9 +338,9 @@ class AppendPath:
         with self.lock:
             self._committer.end_epoch(error)
             durable = self._committer.durable_position
-            self._tell_durable(durable)
+            self._undurable.durable(durable)
             self._memory.roll_back(durable + 1)
-            self._undo_controls()
+            self._undurable.undo()
             self._begin_file = False
             try:
                 self._writer.repair()
@@ -366,13 +373,6 @@ class AppendPath:
         if self.writability.forbids("log_blocked"):
             with self.lock:
                 self._begin_log_file(self._memory.next_position)
-
-    def _undo_controls(self) -> None:
-        """Take back what removals that are not durable told the sequencer."""
-        undone = list(self._undurable)
-        self._undurable.clear()
-        for record in reversed(undone):
-            self._sequencer.undo(record)
 
     def close(self) -> None:
         """Make durable what is under way; then every append raises StoreClosedError."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
@@ -30,6 +31,7 @@ from allsource_core.engine.log_format import (
     TenantRemoved,
 )
 from allsource_core.engine.manifest import KeyFileEntry, Manifest, Policy, Removal, SegmentEntry, write_manifest
+from allsource_core.engine.markers import marker_of
 from allsource_core.engine.memory import Memory
 from allsource_core.engine.memtable import Memtable
 from allsource_core.engine.removals import Removed
@@ -41,6 +43,8 @@ __all__ = ["Catalog", "removal_of"]
 
 _REMOVALS_KEPT_US: Final = 7 * 24 * 3600 * 1_000_000
 """How long a finished removal can be asked about."""
+_FORGOTTEN_TOGETHER: Final = 1000
+"""Finished removals that are looked at in one round."""
 
 
 class Catalog:
@@ -55,7 +59,7 @@ class Catalog:
     Attributes:
         manifest: as it is on disk.
         view: what readers take. Replaced as a whole.
-        removals: by position: those that are durable, finished ones for a while too.
+        removals: by position: those that are durable; but for those of retention, finished ones for a while too.
         policies: by (tenant, prefix).
         removed: what readers are kept from.
         keys_damaged: the key files are to be made anew.
@@ -66,7 +70,11 @@ class Catalog:
     ) -> None:
         self.manifest = manifest
         self.paths = paths
-        self.removals = {removal.position: removal for removal in manifest.removals}
+        self.removals = {
+            removal.position: removal
+            for removal in manifest.removals
+            if removal.kind != "shortened" or not removal.finished_at
+        }
         self.policies = {(policy.tenant, policy.prefix): policy for policy in manifest.policies}
         self.removed = Removed(removal for removal in manifest.removals if not removal.finished_at)
         self._next_file = manifest.next_file
@@ -132,12 +140,10 @@ class Catalog:
         with self._noting:
             # Readers may still take a view that was made before `_forget_finished`.
             for removed in (self.removed, self.view.removed):
+                if isinstance(record, EntityRemoved | EntityShortened):
+                    removed.mark(record.tenant, record.entity_id, marker_of(record))
                 if removal.position not in self.removals:
                     removed.add(removal)
-                if isinstance(record, EntityRemoved | EntityShortened):
-                    snapshot = record.snapshot if isinstance(record, EntityShortened) else b""
-                    kept = record.version, snapshot, record.position, record.recorded_at
-                    removed.snapshots[record.tenant, record.entity_id] = kept
             self.removals.setdefault(removal.position, removal)
         if isinstance(record, TenantRemoved):
             self.policies = {key: policy for key, policy in self.policies.items() if key[0] != record.tenant}
@@ -153,10 +159,23 @@ class Catalog:
         """Readers need not be kept any more from what is nowhere any more; views that are made from now on are not."""
         with self._noting:
             pending = self.pending_removals()
-            positions = {removal.position for removal in pending}
-            snapshots = self.removed.snapshots
+            markers = self.removed.markers
             self.removed = Removed(pending)
-            self.removed.snapshots = {key: kept for key, kept in snapshots.items() if kept[2] in positions}
+            self.removed.markers = markers
+
+    def _forget_sealed_markers(self) -> None:
+        """Views from now on find in segments what these say, which may be large."""
+        with self._noting:
+            if self.removed.markers:
+                self.removed = self.removed.without_sealed(self.manifest.sealed_through)
+
+    def forget_old_removals(self, now: int) -> None:
+        """Forget finished removals that nobody can ask about any more; `now` in microseconds since the epoch."""
+        with self._noting:
+            for position, removal in list(islice(self.removals.items(), _FORGOTTEN_TOGETHER)):
+                if not removal.finished_at or removal.finished_at >= now - _REMOVALS_KEPT_US:
+                    return
+                del self.removals[position]
 
     def note_damage(self, error: CorruptionError) -> bool:
         """Damage was met while reading; whether it is in a key file, which is then made anew from the segments."""
@@ -212,7 +231,7 @@ class Catalog:
             next_file=self._next_file,
             segments=entries,
             key_files=[file.entry for file in key_files],
-            removals=sorted(self.removals.values(), key=lambda removal: removal.position),
+            removals=self._lasting_removals(),
             policies=list(self.policies.values()),
             **changes,
         )
@@ -233,6 +252,7 @@ class Catalog:
                 self._key_files = key_files
                 self._keys = KeyDirectory(key_files, self.hasher)
             on_installed()
+            self._forget_sealed_markers()
             self.renew_view()
         for segment in old_segments:
             self._obsolete.append((self.paths.segment(segment.entry.file), segment.entry.removals_through))
@@ -240,6 +260,11 @@ class Catalog:
             self._cache.drop(segment.entry.file)
         for file in old_keys:
             file.mark_obsolete(self._filesystem)
+
+    def _lasting_removals(self) -> list[Removal]:
+        """What the manifest says of removals, by position."""
+        lasting = [one for one in list(self.removals.values()) if one.kind != "shortened" or not one.finished_at]
+        return sorted(lasting, key=lambda removal: removal.position)
 
     def _segments_after(self, add: SegmentEntry | None, drop: Sequence[SegmentEntry]) -> list[SegmentReader]:
         """The readers that there will be, by position."""
@@ -278,7 +303,9 @@ class Catalog:
     def finish_removals(
         self, now: int, log_begins_at: int, *, lock: Any, on_finished: Callable[[Sequence[Removal]], None]
     ) -> None:
-        """Note which removals are done: no file that is left may hold what they removed. Forget old ones.
+        """Note which removals are done: no file that is left may hold what they removed.
+
+        Nobody asks about those of retention: they are forgotten.
 
         Args:
             now: microseconds since the epoch.
@@ -296,13 +323,14 @@ class Catalog:
         done = [removal for removal in self.pending_removals() if removal.position <= through]
         if not done:
             return
-        for position, removal in list(self.removals.items()):
-            if removal.finished_at and removal.finished_at < now - _REMOVALS_KEPT_US:
-                del self.removals[position]
         for removal in done:
             removal.finished_at = now
 
         def forget() -> None:
+            with self._noting:
+                for removal in done:
+                    if removal.kind == "shortened":
+                        del self.removals[removal.position]
             self._forget_finished()
             on_finished(done)
 

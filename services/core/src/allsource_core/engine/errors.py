@@ -10,6 +10,7 @@ EngineError                     never raised itself
 ├── StoreReadOnlyError          no appends are taken; nothing was stored
 ├── AppendUncertainError        the disk failed meanwhile: stored or not, unknown
 ├── NotFoundError               what is to be removed is not there
+├── StateNotKeptError           retention removed the events of which a past state was made
 ├── StoreClosedError            the store was closed
 ├── StoreLockedError            another process has the data directory open
 ├── ForeignDirectoryError       the directory holds something else, or a format that is not ours
@@ -33,6 +34,7 @@ __all__ = [
     "InvalidEventError",
     "NotFoundError",
     "OverloadedError",
+    "StateNotKeptError",
     "StoreClosedError",
     "StoreLockedError",
     "StoreReadOnlyError",
@@ -114,6 +116,26 @@ class EventIdConflictError(EngineError):
 
 class NotFoundError(EngineError):
     """What is to be removed is not there, or can't be read by this tenant."""
+
+
+class StateNotKeptError(EngineError):
+    """Retention removed events of an entity, and left only the state that all of them made together.
+
+    Attributes:
+        entity_id: the entity.
+        first_version, first_position, first_timestamp: the first ones as of which the state is known; the last in
+            microseconds since the epoch.
+    """
+
+    def __init__(self, entity_id: str, first_version: int, first_position: int, first_timestamp: int) -> None:
+        super().__init__(
+            f"retention removed events of entity {entity_id!r}: its state is known as of version {first_version}, "
+            f"position {first_position}, or timestamp {first_timestamp} in microseconds since the epoch, and later"
+        )
+        self.entity_id = entity_id
+        self.first_version = first_version
+        self.first_position = first_position
+        self.first_timestamp = first_timestamp
 
 
 class OverloadedError(EngineError):

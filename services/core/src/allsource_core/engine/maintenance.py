@@ -17,15 +17,14 @@ from allsource_core.engine.append_path import AppendPath
 from allsource_core.engine.catalog import Catalog
 from allsource_core.engine.clock import Clock
 from allsource_core.engine.compaction import CompactionPlan, plan_compaction
-from allsource_core.engine.errors import CorruptionError, OverloadedError
+from allsource_core.engine.errors import CorruptionError
 from allsource_core.engine.job_runners import JobRunner
 from allsource_core.engine.key_merging import files_to_merge, files_worth_one
-from allsource_core.engine.log_format import EntityShortened
 from allsource_core.engine.log_writer import LogWriter
-from allsource_core.engine.maintenance_jobs import CompactJob, MergeKeysJob, RekeyJob, RetentionJob, SealJob
+from allsource_core.engine.maintenance_jobs import CompactJob, MergeKeysJob, RekeyJob, SealJob
 from allsource_core.engine.manifest import KeyFileEntry
 from allsource_core.engine.options import StoreOptions
-from allsource_core.engine.retention import RetentionRule, Shortening
+from allsource_core.engine.retention_looks import RetentionLooks
 from allsource_core.engine.retired_tables import RetiredTables
 from allsource_core.engine.sequencer import Sequencer
 from allsource_core.engine.stats import MaintenanceFigures
@@ -78,15 +77,14 @@ class Maintenance:
         self._working = threading.RLock()
         self.figures = MaintenanceFigures()
         self._thread: threading.Thread | None = None
-        self._retention_at = 0.0
         self._quiet_at = time.monotonic() + _QUIET_SECONDS
-        self._on_removed: Callable[[], None] = lambda: None
+        self._retention = RetentionLooks(path, catalog, sequencer, runner=runner, options=options, clock=clock)
         self._retired = RetiredTables(catalog.is_read)
         steps: tuple[Step, ...] = (
             partial(catalog.remove_abandoned, path.lock),
             self._rebuild_keys,
             self._seal,
-            self._retain,
+            self._retention.look,
             self._merge_keys,
             self._compact,
             self._tidy_keys,
@@ -98,7 +96,7 @@ class Maintenance:
 
     def on_removed(self, call: Callable[[], None]) -> None:
         """Have this called when retention has removed something."""
-        self._on_removed = call
+        self._retention.on_removed = call
 
     @property
     def pid(self) -> int | None:
@@ -296,48 +294,9 @@ class Maintenance:
         self.figures.segments_compacted += len(plan.segments)
         self.figures.rows_removed += result.rows_removed
 
-    def _retain(self) -> bool:
-        """Have retention remove what is too old or too much; False if nothing is, or the time for it has not come."""
-        if not self._catalog.policies or time.monotonic() < self._retention_at:
-            return False
-        result = self._runner.run(
-            RetentionJob(
-                **self._where,
-                segments=self._catalog.manifest.segments,
-                rules=self._retention_rules(),
-                floors=[(*key, version) for key, version in self._catalog.removed.floors.copy().items()],
-            )
-        )
-        if not result.shortenings:
-            self._retention_at = time.monotonic() + self._options.retention_seconds
-            return False
-        try:
-            for found in result.shortenings:
-                self._path.append_control(partial(_shortened, found))
-        except OverloadedError:
-            # The rest is found again, once this thread has sealed what there is.
-            self._retention_at = time.monotonic() + _ROUND_SECONDS
-        self._on_removed()
-        return True
-
-    def _retention_rules(self) -> list[RetentionRule]:
-        names = dict(self._sequencer.numbers.items())
-        now = self._clock()
-        return [
-            RetentionRule(
-                policy.tenant,
-                names[policy.tenant],
-                policy.prefix,
-                None if policy.max_age_us is None else now - policy.max_age_us,
-                policy.max_count,
-            )
-            for policy in list(self._catalog.policies.values())
-            if policy.tenant in names
-        ]
-
     def retain_now(self) -> None:
         """Look for what retention removes in the next round, whenever the last look was."""
-        self._retention_at = 0.0
+        self._retention.be_due()
         self._wake.set()
 
     def _to_apply(self) -> dict[str, Any]:
@@ -369,6 +328,7 @@ class Maintenance:
 
     def _finish_removals(self) -> None:
         """Get the bytes of removed events out of the log too, and note which removals are done."""
+        self._catalog.forget_old_removals(self._clock())
         pending = self._catalog.pending_removals()
         if not pending:
             return
@@ -391,9 +351,3 @@ class Maintenance:
         self._catalog.finish_removals(
             self._clock(), log_begins_at, lock=self._path.lock, on_finished=self._sequencer.forget
         )
-
-
-def _shortened(found: Shortening, position: int, recorded_at: int) -> EntityShortened:
-    return EntityShortened(
-        found.tenant, position, recorded_at, found.entity_id, found.version, found.events_removed, found.snapshot
-    )

@@ -23,7 +23,7 @@ from allsource_core.engine.key_file_format import write_key_file
 from allsource_core.engine.key_merging import merge_key_files
 from allsource_core.engine.manifest import KeyFileEntry, SegmentEntry
 from allsource_core.engine.record_rows import table_of_records
-from allsource_core.engine.retention import RetentionRule, Shortening, find_shortenings
+from allsource_core.engine.retention import RetentionRule, Shortenings, Unsealed, find_shortenings
 from allsource_core.engine.sealing import RemovalSet, apply_removals, read_records, temporary
 from allsource_core.engine.segment_columns import integers, one_chunk
 from allsource_core.engine.segment_format import SCHEMA
@@ -99,7 +99,7 @@ class RetentionJob(_Job, tag="retention", kw_only=True, frozen=True):
 
     segments: list[SegmentEntry]
     rules: list[RetentionRule]
-    floors: list[tuple[int, str, int]]
+    known: Unsealed
 
 
 Job = SealJob | CompactJob | MergeKeysJob | RekeyJob | RetentionJob
@@ -117,7 +117,7 @@ class JobResult(msgspec.Struct, kw_only=True):
     segment: SegmentEntry | None = None
     key_files: list[KeyFileEntry] = []
     rows_removed: int = 0
-    shortenings: list[Shortening] = []
+    shortenings: Shortenings = msgspec.field(default_factory=Shortenings)
 
 
 def run_job(job: Job, filesystem: Filesystem) -> JobResult:
@@ -243,9 +243,8 @@ def _rekey(job: RekeyJob, filesystem: Filesystem) -> JobResult:
 
 
 def _find_shortenings(job: RetentionJob) -> JobResult:
-    floors = {(tenant, entity_id): version for tenant, entity_id, version in job.floors}
     paths = StorePaths(Path(job.root), job.run)
-    return JobResult(shortenings=find_shortenings(paths, _hasher(job), job.segments, job.rules, floors))
+    return JobResult(shortenings=find_shortenings(paths, _hasher(job), job.segments, job.rules, job.known))
 
 
 def _removals(job: _Removing) -> RemovalSet:

@@ -231,6 +231,12 @@ class Memtable:
         slot = self._slots[place]
         return self._make(place) if isinstance(slot, StoredEvents) else slot
 
+    def recorded_at_place(self, place: int) -> int:
+        """When the event at a place was recorded."""
+        slot = self._slots[place]
+        assert slot is not None
+        return slot.recorded_at
+
     def _make(self, place: int) -> Event:
         with self._making:
             slot = self._slots[place]

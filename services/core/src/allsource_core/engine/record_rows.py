@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from allsource_core.engine.event_columns import StoredEvents
 from allsource_core.engine.log_format import EntityRemoved, EntityShortened, Record
-from allsource_core.engine.segment_format import EVENT, OPTIONAL_COLUMNS, REMOVED, SCHEMA, SHORTENED
+from allsource_core.engine.markers import marker_of
+from allsource_core.engine.segment_format import EVENT, OPTIONAL_COLUMNS, SCHEMA
 
 __all__ = ["table_of_records"]
 
@@ -68,12 +69,13 @@ class _Rows:
         self._payloads += columns.payloads
 
     def add_marker(self, record: EntityRemoved | EntityShortened) -> None:
-        is_short = isinstance(record, EntityShortened)
-        kind = SHORTENED if is_short else REMOVED
-        self._add(1, record.tenant, record.position, record.recorded_at, kind, "")
+        marker = marker_of(record)
+        if marker.summary is not None:
+            self._optional["metadata"].append((len(self._entity_ids), [marker.summary]))
+        self._add(1, record.tenant, marker.position, marker.recorded_at, marker.kind, "")
         self._entity_ids.append(record.entity_id)
-        self._versions.append(record.version)
-        self._payloads.append(record.snapshot if isinstance(record, EntityShortened) else b"null")
+        self._versions.append(marker.version)
+        self._payloads.append(marker.payload)
 
     def _add(
         self, count: int, tenant: int, first_position: int, recorded_at: int, kind: int, types: str | list[str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 from uuid import UUID
 
@@ -19,11 +20,16 @@ from allsource_core.engine.log_format import (
 )
 from allsource_core.engine.manifest import Policy, Removal
 from allsource_core.engine.queries import EventQuery
+from allsource_core.engine.tenants import TenantKey
+from allsource_core.engine.view import View
 
 if TYPE_CHECKING:
     from allsource_core.engine.opening import OpenStore
 
 __all__ = ["RemovalRequests"]
+
+_Make = Callable[[int, int], AnyControlRecord]
+"""Makes a record for its position and `recorded_at`."""
 
 
 class RemovalRequests:
@@ -49,28 +55,34 @@ class RemovalRequests:
             NotFoundError: nothing of it can be read.
             StoreReadOnlyError, AppendUncertainError, StoreClosedError: as `EventStore.append`.
         """
-        view, tenant = self._parts.catalog.view, self._parts.sequencer.numbers.key(tenant_id)
-        query = EventQuery(entity_id=entity_id, limit=1)
-        first = next((events[0] for events in view.read(tenant, query, self._bound()) if events), None)
-        last_query = msgspec.structs.replace(query, descending=True)
-        last = next((events[0] for events in view.read(tenant, last_query, self._bound()) if events), None)
-        if first is None or last is None:
-            # Retention may have taken all of them, and left what they amount to.
-            last_version = view.snapshot_state(tenant, entity_id).version
-            first_version = last_version + 1
-            if not last_version:
-                raise NotFoundError(f"entity {entity_id!r} has no events")
-        else:
-            first_version, last_version = first.version, last.version
 
-        def make(position: int, recorded_at: int) -> AnyControlRecord:
-            # What was appended since the look above is removed as well.
-            found = self._parts.sequencer.memory.last_version(tenant.number, entity_id)
-            version = last_version if found is None else max(last_version, found[0])
-            count = version - first_version + 1
-            return EntityRemoved(tenant.number, position, recorded_at, entity_id, version, count)
+        def look(view: View, tenant: TenantKey) -> _Make:
+            query = EventQuery(entity_id=entity_id, limit=1)
+            first = next((events[0] for events in view.read(tenant, query, self._bound()) if events), None)
+            query = msgspec.structs.replace(query, descending=True)
+            last = next((events[0] for events in view.read(tenant, query, self._bound()) if events), None)
+            if first is None or last is None:
+                # Retention may have taken all of them, and left what they amount to.
+                marker = view.marker(tenant, entity_id)
+                last_version = 0 if marker is None else marker.state().version
+                first_version = last_version + 1
+                if not last_version:
+                    raise NotFoundError(f"entity {entity_id!r} has no events")
+            else:
+                first_version, last_version = first.version, last.version
 
-        return self._remove(make)
+            def make(position: int, recorded_at: int) -> AnyControlRecord:
+                # What was appended since the look above is removed as well.
+                found = self._parts.sequencer.memory.last_version(tenant.number, entity_id)
+                version = last_version if found is None else max(last_version, found[0])
+                # And what retention removed since was none that this removes.
+                first = max(first_version, self._parts.sequencer.removed.floor(tenant.number, entity_id) + 1)
+                count = max(version - first + 1, 0)
+                return EntityRemoved(tenant.number, position, recorded_at, entity_id, version, count)
+
+            return make
+
+        return self._remove(tenant_id, look)
 
     def event(self, tenant_id: str, event_id: UUID) -> Removal:
         """Erase payload, metadata and tags of an event; its id, type, entity, version, position and times stay.
@@ -79,15 +91,22 @@ class RemovalRequests:
             NotFoundError: there is no such event, or it is erased already.
             StoreReadOnlyError, AppendUncertainError, StoreClosedError: as `EventStore.append`.
         """
-        tenant = self._parts.sequencer.numbers.key(tenant_id)
-        event = self._parts.catalog.view.get(tenant, event_id, self._bound())
-        if event is None or event.erased:
-            raise NotFoundError(f"there is no event {event_id} that could be erased")
-        return self._remove(
-            lambda position, recorded_at: EventErased(
-                tenant.number, position, recorded_at, event.entity_id, event.version, event.position
-            )
-        )
+
+        def look(view: View, tenant: TenantKey) -> _Make:
+            event = view.get(tenant, event_id, self._bound())
+            if event is None or event.erased:
+                raise NotFoundError(f"there is no event {event_id} that could be erased")
+            entity_id, version, at = event.entity_id, event.version, event.position
+
+            def make(position: int, recorded_at: int) -> AnyControlRecord:
+                removed = self._parts.sequencer.removed
+                if version <= removed.floor(tenant.number, entity_id) or at in removed.erased:
+                    raise NotFoundError(f"event {event_id} was removed just now")
+                return EventErased(tenant.number, position, recorded_at, entity_id, version, at)
+
+            return make
+
+        return self._remove(tenant_id, look)
 
     def tenant(self, tenant_id: str) -> Removal:
         """Remove everything of a tenant. Appended to again, it begins from nothing.
@@ -103,12 +122,15 @@ class RemovalRequests:
         if memory.sealed_through < memory.unnumbered_through:
             # Records of format 1 get their tenants' numbers when they are sealed; this one is about to be forgotten.
             self._parts.seal()
-        view = self._parts.catalog.view
-        count = sum(segment.index.tenant_events.get(number, 0) for segment in view.segments)
-        for table in view.tables:
-            index = table.find_tenant(number)
-            count += 0 if index is None else len(index.places)
-        return self._remove(lambda position, recorded_at: TenantRemoved(number, position, recorded_at, count))
+
+        def look(view: View, tenant: TenantKey) -> _Make:
+            count = sum(segment.index.tenant_events.get(tenant.number, 0) for segment in view.segments)
+            for table in view.tables:
+                index = table.find_tenant(tenant.number)
+                count += 0 if index is None else len(index.places)
+            return lambda position, recorded_at: TenantRemoved(tenant.number, position, recorded_at, count)
+
+        return self._remove(tenant_id, look)
 
     def set_policy(
         self, tenant_id: str, prefix: str, *, max_age_us: int | None = None, max_count: int | None = None
@@ -124,7 +146,7 @@ class RemovalRequests:
             number = self._parts.sequencer.numbers.assign(tenant_id)
             return PolicySet(number, position, recorded_at, tenant_id, prefix, max_age_us, max_count)
 
-        self._parts.path.append_control(make)
+        self._parts.path.append_controls([make])
         if self._parts.maintenance is not None:
             self._parts.maintenance.retain_now()
 
@@ -135,10 +157,12 @@ class RemovalRequests:
         return sorted(found, key=lambda policy: policy.prefix)
 
     def find(self, tenant_id: str, position: int) -> Removal | None:
-        """The removal of this position, if it is the tenant's; kept for seven days after it is done."""
+        """The removal of this position, if it is one of the tenant's own and not of retention; kept for seven days
+        after it is done.
+        """
         removal = self._parts.catalog.removals.get(position)
         number = self._parts.sequencer.numbers.get(tenant_id)
-        return removal if removal is not None and removal.tenant == number else None
+        return removal if removal is not None and removal.tenant == number and removal.kind != "shortened" else None
 
     def latest(
         self, tenant_id: str, *, limit: int, before: int | None = None, finished: bool | None = None
@@ -156,6 +180,7 @@ class RemovalRequests:
             removal
             for removal in list(self._parts.catalog.removals.values())
             if removal.tenant == number
+            and removal.kind != "shortened"
             and (before is None or removal.position < before)
             and (finished is None or bool(removal.finished_at) == finished)
         ]
@@ -164,13 +189,27 @@ class RemovalRequests:
     def _bound(self) -> int:
         return self._parts.path.durable_position
 
-    def _remove(self, make: Callable[[int, int], AnyControlRecord]) -> Removal:
+    def _remove(self, tenant_id: str, look: Callable[[View, TenantKey], _Make]) -> Removal:
+        """Append what removes something.
+
+        Args:
+            tenant_id: whose.
+            look: looks up what is to be removed, and gives what makes the record, under the lock. If what was looked at
+                was replaced in between, by segments or removals that it did not show, it looks again.
+        """
         made: list[AnyControlRecord] = []
-
-        def remember(position: int, recorded_at: int) -> AnyControlRecord:
-            made.append(make(position, recorded_at))
-            return made[-1]
-
-        self._parts.path.append_control(remember)
+        while not made:
+            view = self._parts.catalog.view
+            make = look(view, self._parts.sequencer.numbers.key(tenant_id))
+            self._parts.path.append_controls([partial(self._make_if_present, view, make, made)])
         self._on_removed()
-        return self._parts.catalog.removals[made[-1].position]
+        return self._parts.catalog.removals[made[0].position]
+
+    def _make_if_present(
+        self, view: View, make: _Make, made: list[AnyControlRecord], position: int, recorded_at: int
+    ) -> AnyControlRecord | None:
+        if self._parts.catalog.view is not view:
+            return None
+        record = make(position, recorded_at)
+        made.append(record)
+        return record

@@ -8,6 +8,7 @@ import msgspec
 
 from allsource_core.engine.events import Event
 from allsource_core.engine.manifest import Removal
+from allsource_core.engine.markers import Marker
 
 __all__ = ["Removed", "erased_form"]
 
@@ -20,16 +21,16 @@ class Removed:
     Attributes:
         floors: (tenant, entity id) to the version up to which its events are removed.
         erased: positions of events without their bodies.
-        snapshots: (tenant, entity id) to what the newest record that no segment has yet leaves of the removed events:
-            (version, state that they made, or nothing, position of the record, `recorded_at`).
+        markers: (tenant, entity id) to what the record that counts leaves of the removed events, of those records that
+            no segment has yet.
     """
 
-    __slots__ = ("erased", "floors", "snapshots")
+    __slots__ = ("erased", "floors", "markers")
 
     def __init__(self, pending: Iterable[Removal] = ()) -> None:
         self.floors: dict[tuple[int, str], int] = {}
         self.erased: set[int] = set()
-        self.snapshots: dict[tuple[int, str], tuple[int, bytes, int, int]] = {}
+        self.markers: dict[tuple[int, str], Marker] = {}
         for removal in pending:
             self.add(removal)
 
@@ -43,6 +44,19 @@ class Removed:
         elif removal.kind != "tenant":
             key = removal.tenant, removal.entity_id
             self.floors[key] = max(self.floors.get(key, 0), removal.version)
+
+    def mark(self, tenant: int, entity_id: str, marker: Marker) -> None:
+        """Know what a record leaves. To be called before `add`: who finds that events are gone must find this."""
+        key = tenant, entity_id
+        if marker.counts_more_than(self.markers.get(key)):
+            self.markers[key] = marker
+
+    def without_sealed(self, sealed_through: int) -> Removed:
+        """The same removals, which both go on to share, without the markers that segments have by now."""
+        made = Removed()
+        made.floors, made.erased = self.floors, self.erased
+        made.markers = {key: marker for key, marker in self.markers.items() if marker.position > sealed_through}
+        return made
 
     def floor(self, tenant: int, entity_id: str) -> int:
         """The version up to which the events of an entity are removed; 0 for none."""

@@ -11,11 +11,12 @@ import pyarrow as pa
 
 from allsource_core.engine import segment_columns as columns
 from allsource_core.engine.events import Event
+from allsource_core.engine.markers import Marker
 from allsource_core.engine.queries import EventQuery
 from allsource_core.engine.segment_format import ERASED, SHORTENED
 from allsource_core.engine.tenants import TenantKey
 
-__all__ = ["COLUMNS", "EntityRows", "Marker", "RowGroup", "Selection"]
+__all__ = ["COLUMNS", "EntityRows", "RowGroup", "Selection"]
 
 COLUMNS: Final = ("entity_id", "version", "position", "kind", "event_type", "payload", "recorded_at")
 """What every row group is made from."""
@@ -25,24 +26,6 @@ _EVENT_BYTES: Final = 300
 
 _OBJECT_BYTES: Final = 4096
 """What a row group takes beside its columns, about."""
-
-
-class Marker(msgspec.Struct, frozen=True, gc=False):
-    """That all events of an entity up to `version` are removed.
-
-    Attributes:
-        version: the last one that is removed, and must not be assigned again.
-        position: of the record that says so.
-        kind: `SHORTENED` or `REMOVED`.
-        payload: for `SHORTENED` the state that the removed events made.
-        recorded_at: microseconds since the epoch.
-    """
-
-    version: int
-    position: int
-    kind: int
-    payload: bytes
-    recorded_at: int
 
 
 class EntityRows(msgspec.Struct, frozen=True, gc=False):
@@ -236,6 +219,7 @@ class RowGroup:
                 int(self._kinds[row]),
                 self._bodies(row, row + 1)[0],
                 int(self._recorded_at[row]),
+                None if self._metadata is None else self._metadata[row].as_py(),
             )
             for row in range(low, high)
             if self._kinds[row] >= SHORTENED

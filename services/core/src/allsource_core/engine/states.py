@@ -5,11 +5,9 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
-
-from allsource_core.engine.events import Event
 
 __all__ = ["EntityState", "StateCache", "fold", "state_of_snapshot"]
 
@@ -17,13 +15,30 @@ _objects: Final = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _encoder: Final = msgspec.json.Encoder()
 
 
+class Mergeable(Protocol):
+    """What `fold` needs of an event."""
+
+    @property
+    def version(self) -> int: ...
+    @property
+    def position(self) -> int: ...
+    @property
+    def payload(self) -> bytes: ...
+    @property
+    def recorded_at(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+
+
 class EntityState(msgspec.Struct, gc=False):
     """What the events of an entity amount to.
 
     Attributes:
         version: of the last event that counts; 0 if none does.
-        event_count: how many events were merged, those that a snapshot stands for among them.
+        event_count: how many events were merged, those that retention removed since among them.
         last_position, last_recorded_at, last_timestamp: of that event; 0 if none counts.
+        newest_timestamp: the greatest `timestamp` among those events; 0 if none counts.
+        first_version: from which on events of the entity can be read: 1, or the one behind what was removed.
         members: of the state, each the JSON that came last.
     """
 
@@ -32,6 +47,8 @@ class EntityState(msgspec.Struct, gc=False):
     last_position: int = 0
     last_recorded_at: int = 0
     last_timestamp: int = 0
+    newest_timestamp: int = 0
+    first_version: int = 1
     members: dict[str, msgspec.Raw] = {}
 
     def to_json(self) -> bytes:
@@ -43,13 +60,56 @@ class EntityState(msgspec.Struct, gc=False):
         value: dict[str, Any] = msgspec.json.decode(self.to_json())
         return value
 
+    def summary(self) -> bytes:
+        """What a snapshot says of the state beside its members and version, as JSON."""
+        return _encoder.encode(
+            _Summary(
+                self.event_count, self.last_position, self.last_recorded_at, self.last_timestamp, self.newest_timestamp
+            )
+        )
 
-def state_of_snapshot(version: int, payload: bytes, position: int, recorded_at: int) -> EntityState:
-    """The state that a snapshot stands for: of the events up to a version, as one JSON object."""
-    return EntityState(version, version, position, recorded_at, recorded_at, _objects.decode(payload))
+
+class _Summary(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
+    """See `EntityState`. docs/storage-format.md, Segment."""
+
+    event_count: int
+    last_position: int
+    last_recorded_at: int
+    last_timestamp: int
+    newest_timestamp: int
 
 
-def fold(state: EntityState, events: Iterable[Event]) -> EntityState:
+_summaries: Final = msgspec.json.Decoder(_Summary)
+
+
+def state_of_snapshot(
+    version: int, payload: bytes, position: int, recorded_at: int, summary: bytes | None
+) -> EntityState:
+    """The state that a snapshot stands for: of the events up to a version.
+
+    Args:
+        version: of the last of them.
+        payload: the members, as one JSON object.
+        position, recorded_at: of the record that has the snapshot.
+        summary: as `EntityState.summary` gave it. Releases before 0.3 wrote none: then the record stands for the last
+            event, which lies before it, and every version up to that for an event.
+    """
+    known = _Summary(version, position, recorded_at, recorded_at, recorded_at)
+    if summary is not None:
+        known = _summaries.decode(summary)
+    return EntityState(
+        version,
+        known.event_count,
+        known.last_position,
+        known.last_recorded_at,
+        known.last_timestamp,
+        known.newest_timestamp,
+        version + 1,
+        _objects.decode(payload),
+    )
+
+
+def fold(state: EntityState, events: Iterable[Mergeable]) -> EntityState:
     """Merge events into a state, in the order given; a payload that is no object counts but adds nothing.
 
     0.4 µs an event of two members. The state given is not changed.
@@ -57,18 +117,27 @@ def fold(state: EntityState, events: Iterable[Event]) -> EntityState:
     members = dict(state.members)
     update = members.update
     decode = _objects.decode
-    last: Event | None = None
-    count = 0
+    last: Mergeable | None = None
+    count, newest = 0, state.newest_timestamp
     for event in events:
         payload = event.payload
         if payload[:1] == b"{":
             update(decode(payload))
+        if event.timestamp > newest:
+            newest = event.timestamp
         last = event
         count += 1
     if last is None:
         return state
     return EntityState(
-        last.version, state.event_count + count, last.position, last.recorded_at, last.timestamp, members
+        last.version,
+        state.event_count + count,
+        last.position,
+        last.recorded_at,
+        last.timestamp,
+        newest,
+        state.first_version,
+        members,
     )
 
 

@@ -24,7 +24,7 @@ from allsource_core.engine.queries import EventQuery
 from allsource_core.engine.reading import limited, limited_async
 from allsource_core.engine.recovery import RecoveryProgress
 from allsource_core.engine.removal_requests import RemovalRequests
-from allsource_core.engine.state_reader import StateReader, state_as_of
+from allsource_core.engine.state_reader import StateReader
 from allsource_core.engine.states import EntityState
 from allsource_core.engine.stats import StoreStats, store_stats
 from allsource_core.engine.subscriptions import CaughtUp, subscribe, subscribe_async
@@ -58,7 +58,7 @@ class EventStore:
         self._numbers = parts.sequencer.numbers
         self._clock = clock
         self._closed = False
-        self._states = StateReader()
+        self._states = StateReader(lambda: self._catalog.view)
         self._readers = ThreadPoolExecutor(4, thread_name_prefix="allsource-reader")
         self.removals = RemovalRequests(parts, on_removed=self._states.clear)
 
@@ -247,30 +247,36 @@ class EventStore:
 
         Args:
             tenant_id, entity_id: whose state.
-            as_of: only events whose `timestamp` is not after this count, and those that retention removed;
-                microseconds since the epoch.
-            as_of_position, as_of_version: only events up to these count; exact.
+            as_of: only events whose `timestamp` is not after this count; microseconds since the epoch.
+            as_of_position, as_of_version: only events up to these count.
 
         Returns:
-            The state; ``version`` 0 where no event counts. 0.4 µs an event the first time, then only what is new.
+            The state, exactly; ``version`` 0 where no event counts. Those that retention removed count, those of an
+            entity that was removed don't. 0.4 µs an event the first time, then only what is new.
 
-        Raises: as `read`.
+        Raises:
+            StateNotKeptError: the moment asked for lies among events that retention removed, or before them.
+            StoreClosedError, CorruptionError, OSError: as `read`.
         """
         self._check_open()
         # The position first: a view has everything up to what was visible before it was taken.
         up_to = self.last_position
-        tenant, view = self._numbers.key(tenant_id), self._catalog.view
+        tenant = self._numbers.key(tenant_id)
         if as_of is None and as_of_position is None and as_of_version is None:
-            return self._states.present(view, tenant, entity_id, up_to)
-        return state_as_of(
-            view,
-            tenant,
-            entity_id,
-            up_to,
-            timestamp=as_of,
-            position=as_of_position,
-            version=as_of_version,
+            return self._states.present(tenant, entity_id, up_to)
+        return self._states.as_of(
+            tenant, entity_id, up_to, timestamp=as_of, position=as_of_position, version=as_of_version
         )
+
+    def first_version(self, tenant_id: str, entity_id: str) -> int:
+        """From which version on events of an entity can be read, if there are any: 1, or the one behind what retention
+        or a removal took.
+
+        1 µs a segment that knows of removals; reads those of them that know of this entity's. Raises: as `read`.
+        """
+        self._check_open()
+        marker = self._catalog.view.marker(self._numbers.key(tenant_id), entity_id)
+        return 1 if marker is None else marker.version + 1
 
     def subscribe(
         self, tenant_id: str, query: EventQuery | None = None, *, poll_seconds: float = 0.005

@@ -24,12 +24,12 @@ from allsource_core.engine.errors import ConditionTooBroadError
 from allsource_core.engine.events import Event, has_server_form, position_of_server_id
 from allsource_core.engine.hashes import Hasher
 from allsource_core.engine.key_directory import EntityHead, KeyDirectory
+from allsource_core.engine.markers import Marker
 from allsource_core.engine.memtable import Memtable
 from allsource_core.engine.queries import EventQuery
 from allsource_core.engine.removals import Removed
-from allsource_core.engine.segment_format import ROW_GROUP_ROWS, SHORTENED
+from allsource_core.engine.segment_format import ROW_GROUP_ROWS
 from allsource_core.engine.segment_reader import SegmentReader
-from allsource_core.engine.states import EntityState, state_of_snapshot
 from allsource_core.engine.tenants import TenantKey
 
 __all__ = ["READS_FILES", "View"]
@@ -363,29 +363,21 @@ class View:
         head = self.keys.entities(tenant, [entity_id]).get(entity_id)
         return (0 if head is None else head.version) == version
 
-    def snapshot_state(self, tenant: TenantKey, entity_id: str, *, version: int | None = None) -> EntityState:
-        """The state that an entity's removed events made, if retention removed any; else that of no events.
+    def marker(self, tenant: TenantKey, entity_id: str) -> Marker | None:
+        """What is left of an entity's events that were removed; None where none was.
 
-        Reads files where segments tell of removals.
-
-        Args:
-            tenant, entity_id: whose.
-            version: the state is to be as of this one; a snapshot that stands for later events is passed over.
+        1 µs a segment that has any markers; reads those that may have one of this entity.
         """
-        found = self.removed.snapshots.get((tenant.number, entity_id))
-        newest = found
+        found = self.removed.markers.get((tenant.number, entity_id))
+        if not tenant.number or not any(segment.index.has_markers for segment in self.segments):
+            return found
         key = self._hasher.entity(tenant.number, entity_id)
-        for segment in self.segments if tenant.number else ():
-            if not segment.index.has_markers or not segment.may_contain(key):
-                continue
-            for marker in segment.entity_rows(tenant, entity_id).markers:
-                if newest is None or (marker.version, marker.position) > (newest[0], newest[2]):
-                    payload = marker.payload if marker.kind == SHORTENED else b""
-                    newest = marker.version, payload, marker.position, marker.recorded_at
-        if newest is None or (version is not None and newest[0] > version):
-            return EntityState()
-        # Whoever removes an entity removes what retention kept of it.
-        return state_of_snapshot(*newest) if newest[1] else EntityState()
+        for segment in self.segments:
+            if segment.index.has_markers and segment.may_contain(key):
+                for marker in segment.entity_rows(tenant, entity_id).markers:
+                    if marker.counts_more_than(found):
+                        found = marker
+        return found
 
 
 def _last_position(segment: SegmentReader) -> int:
