@@ -12,7 +12,7 @@ __all__ = ["Operation", "OperationKind", "OperationPage", "OperationParameters"]
 _PAGE_LIMIT_DEFAULT: Final = 100
 _PAGE_LIMIT_MAX: Final = 10_000
 
-OperationKind = Literal["remove_entity", "shorten_entity", "erase_event", "remove_tenant"]
+OperationKind = Literal["remove_entity", "erase_event", "remove_tenant"]
 
 
 class Operation(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,7 +18,6 @@ __all__ = ["OperationRoutes", "removal_operation"]
 
 _KINDS: Final[dict[str, OperationKind]] = {
     "entity": "remove_entity",
-    "shortened": "shorten_entity",
     "event": "erase_event",
     "tenant": "remove_tenant",
 }
