@@ -56,6 +56,24 @@ class Author(msgspec.Struct, frozen=True):
         return stored == (self.event_type, self.entity_id, self.payload, self.tags, self.metadata, timestamp)
 
 
+class Kept(msgspec.Struct, frozen=True):
+    """What events amount to; the numbers are of the last one, but for the count and the newest timestamp."""
+
+    version: int = 0
+    count: int = 0
+    position: int = 0
+    recorded_at: int = 0
+    timestamp: int = 0
+    newest: int = 0
+    members: dict[str, Any] = {}
+
+    def and_event(self, event: Event) -> Kept:
+        payload = msgspec.json.decode(event.payload)
+        members = {**self.members, **(payload if isinstance(payload, dict) else {})}
+        newest = max(self.newest, event.timestamp)
+        return Kept(event.version, self.count + 1, event.position, event.recorded_at, event.timestamp, newest, members)
+
+
 class Model:
     """Every record in a list; all questions are answered by going through it.
 
@@ -63,12 +81,18 @@ class Model:
         slots: by position; None where no event is, or one that was removed.
         appends: the number of the append that each position came with.
         versions: the last one ever assigned, by tenant and entity.
+        kept: what retention left of an entity's events, by tenant and entity.
+        first_versions: from which on events can be read, where something was removed, by tenant and entity.
+        policies: (greatest age, greatest count) by tenant and prefix.
     """
 
     def __init__(self) -> None:
         self.slots: list[Event | None] = [None]
         self.appends = [0]
         self.versions: dict[tuple[str, str], int] = {}
+        self.kept: dict[tuple[str, str], Kept] = {}
+        self.first_versions: dict[tuple[str, str], int] = {}
+        self.policies: dict[tuple[str, str], tuple[int | None, int | None]] = {}
         self.recorded_at = 0
 
     @property
@@ -185,6 +209,40 @@ class Model:
     def remove_entity(self, tenant: str, entity: str, now: int) -> None:
         for event in self.of_entity(tenant, entity):
             self.slots[event.position] = None
+        self.kept.pop((tenant, entity), None)
+        self.first_versions[tenant, entity] = self.version(tenant, entity) + 1
+        self._control(now)
+
+    def set_policy(self, tenant: str, prefix: str, age: int | None, count: int | None, now: int) -> None:
+        self.policies[tenant, prefix] = age, count
+        if age is None and count is None:
+            del self.policies[tenant, prefix]
+        self._control(now)
+
+    def retain(self, now: int) -> None:
+        """What a look for what is too old or too much removes."""
+        for tenant in TENANT_IDS:
+            for entity in ENTITY_IDS:
+                prefixes = [prefix for of, prefix in self.policies if of == tenant and entity.startswith(prefix)]
+                if prefixes:
+                    self._shorten(tenant, entity, *self.policies[tenant, max(prefixes, key=len)], now)
+
+    def _shorten(self, tenant: str, entity: str, age: int | None, count: int | None, now: int) -> None:
+        events = self.of_entity(tenant, entity)
+        through = 0
+        for event in events:
+            is_old = age is not None and event.recorded_at < now - age
+            if is_old or (count is not None and event.version <= events[-1].version - count):
+                through = event.version
+        if not through:
+            return
+        kept = self.kept.get((tenant, entity), Kept())
+        for event in events:
+            if event.version <= through:
+                kept = kept.and_event(event)
+                self.slots[event.position] = None
+        self.kept[tenant, entity] = kept
+        self.first_versions[tenant, entity] = through + 1
         self._control(now)
 
     def erase(self, event: Event, now: int) -> None:
@@ -195,7 +253,9 @@ class Model:
     def remove_tenant(self, tenant: str, now: int) -> None:
         for event in self.events(tenant):
             self.slots[event.position] = None
-        self.versions = {key: version for key, version in self.versions.items() if key[0] != tenant}
+        for of_entities in (self.versions, self.kept, self.first_versions, self.policies):
+            for key in [key for key in of_entities if key[0] == tenant]:
+                del of_entities[key]
         self._control(now)
 
     # --- reading ---
@@ -224,22 +284,25 @@ class Model:
         as_of: int | None = None,
         as_of_position: int | None = None,
         as_of_version: int | None = None,
-    ) -> tuple[Any, ...]:
-        members: dict[str, Any] = {}
-        last: Event | None = None
-        count = 0
+    ) -> tuple[Any, ...] | None:
+        """None where it can't be known."""
+        state = self.kept.get((tenant, entity), Kept())
+        if (
+            (as_of is not None and as_of < state.newest)
+            or (as_of_position is not None and as_of_position < state.position)
+            or (as_of_version is not None and as_of_version < state.version)
+        ):
+            return None
         for event in self.of_entity(tenant, entity):
             if (
                 (as_of is None or event.timestamp <= as_of)
                 and (as_of_position is None or event.position <= as_of_position)
                 and (as_of_version is None or event.version <= as_of_version)
             ):
-                payload = msgspec.json.decode(event.payload)
-                members.update(payload if isinstance(payload, dict) else {})
-                last, count = event, count + 1
-        if last is None:
-            return 0, 0, 0, 0, 0, {}
-        return last.version, count, last.position, last.recorded_at, last.timestamp, members
+                state = state.and_event(event)
+        first = self.first_versions.get((tenant, entity), 1)
+        numbers = state.version, state.count, state.position, state.recorded_at, state.timestamp, state.newest
+        return *numbers, first, state.members
 
 
 def holds(expected: int | str, version: int, readable: bool) -> bool:
@@ -248,4 +311,4 @@ def holds(expected: int | str, version: int, readable: bool) -> bool:
 
 def as_tuple(state: EntityState) -> tuple[Any, ...]:
     numbers = state.version, state.event_count, state.last_position, state.last_recorded_at, state.last_timestamp
-    return *numbers, state.value()
+    return *numbers, state.newest_timestamp, state.first_version, state.value()
