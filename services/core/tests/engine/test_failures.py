@@ -363,6 +363,33 @@ def test_a_removal_whose_record_does_not_reach_the_disk_removes_nothing(tmp_path
         assert store.removals.policies("a") == []
 
 
+def test_a_segment_that_is_made_meanwhile_knows_nothing_of_a_tenant_s_removal_that_fails(tmp_path: Path) -> None:
+    class SealsAndFails(FaultyFilesystem):
+        def fail(self, kind: str, path: Path) -> None:
+            self.only = lambda _kind, _path: False
+            store._parts.maintenance.work()
+            assert store.stats().segments == 2
+            super().fail(kind, path)
+
+    filesystem = SealsAndFails(only=lambda kind, path: kind == "sync" and path.suffix == ".log", lasting=False)
+    with open_store(tmp_path / "s", filesystem=filesystem) as store:
+        events = [event for _ in range(2) for event in store.append("a", [new_event("x")]).events]
+        store.seal()
+        store.append("b", [new_event("x")])
+        store._parts.path.freeze()
+        filesystem.fail_next()
+        with pytest.raises(AppendUncertainError):
+            store.removals.tenant("a")
+        assert list(store.read("a")) == events
+    with open_store(tmp_path / "s") as store:
+        assert list(store.read("a")) == events
+        assert store.append("a", [new_event("x")]).events[0].version == 3
+        store.removals.tenant("a")
+    with open_store(tmp_path / "s") as store:
+        assert list(store.read("a")) == []
+    assert errors_of(tmp_path / "s") == []
+
+
 # --- other things that go wrong ---
 
 

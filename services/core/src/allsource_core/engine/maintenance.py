@@ -182,6 +182,8 @@ class Maintenance:
             return False
         through = self._path.durable_position
         numbers = self._sequencer.numbers
+        # Before what is to be applied: a tenant that is removed in between is named, or nothing of it is left.
+        tenants = numbers.durable_items()
         files = self._writer.files
         behind = [file.first_position for file in files[1:]] + [last + 1]
         result = self._runner.run(
@@ -196,12 +198,12 @@ class Maintenance:
                 ],
                 first_position=first,
                 last_position=last,
-                tenants=numbers.items(),
+                tenants=tenants,
                 files=self._catalog.take_numbers(3),  # type: ignore[arg-type]
             )
         )
         with self._path.lock:
-            tenants, next_tenant = numbers.items(), numbers.next_number
+            tenants, next_tenant = numbers.durable_items(), numbers.next_number
         self._catalog.install(
             lock=self._path.lock,
             add_segment=result.segment,

@@ -227,7 +227,7 @@ def _acceptor(
             memory.freeze()
         if not isinstance(record, StoredEvents):
             sequencer.apply(record)
-            sequencer.forget_undo(record.position)
+            sequencer.forget_undo(record)
             catalog.note(record)
             memory.active.add_control(record.recorded_at)
         else:

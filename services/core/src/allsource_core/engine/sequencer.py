@@ -59,8 +59,8 @@ class Sequencer:
         self.memory = memory
         self.numbers = numbers
         self.removed = removed
-        # What control records changed, to be able to take it back until they are durable.
-        self._before: dict[int, object] = {}
+        # By position of the record that raised a floor: what it was, to be able to take it back until it is durable.
+        self._floors_before: dict[int, int | None] = {}
         self.touched: set[tuple[int, str] | int] | None = None
 
     def apply(self, record: AnyControlRecord) -> None:
@@ -74,12 +74,12 @@ class Sequencer:
         match record:
             case EntityRemoved() | EntityShortened():
                 key = record.tenant, record.entity_id
-                self._before[record.position] = removed.floors.get(key)
+                self._floors_before[record.position] = removed.floors.get(key)
                 removed.floors[key] = max(removed.floors.get(key, 0), record.version)
             case EventErased():
                 removed.erased.add(record.event_position)
             case TenantRemoved():
-                self._before[record.position] = self.numbers.retire(record.tenant)
+                self.numbers.retire(record.tenant)
             case PolicySet():
                 self.numbers.learn(record.tenant_id, record.tenant)
 
@@ -91,25 +91,26 @@ class Sequencer:
                 del self.removed.floors[key]
             self.removed.erased.discard(removal.event_position)
 
-    def forget_undo(self, position: int) -> None:
-        """The record at a position is durable: `undo` will not be asked for it."""
-        self._before.pop(position, None)
+    def forget_undo(self, record: AnyControlRecord) -> None:
+        """A record is durable: `undo` will not be asked for it."""
+        self._floors_before.pop(record.position, None)
+        if isinstance(record, TenantRemoved):
+            self.numbers.forget_retired(record.tenant)
 
     def undo(self, record: AnyControlRecord) -> None:
         """Take a removal back that did not reach the disk. The newest first."""
-        before = self._before.pop(record.position, None)
         match record:
             case EntityRemoved() | EntityShortened():
                 key = record.tenant, record.entity_id
-                if isinstance(before, int):
-                    self.removed.floors[key] = before
-                else:
+                before = self._floors_before.pop(record.position, None)
+                if before is None:
                     self.removed.floors.pop(key, None)
+                else:
+                    self.removed.floors[key] = before
             case EventErased():
                 self.removed.erased.discard(record.event_position)
             case TenantRemoved():
-                if isinstance(before, str):
-                    self.numbers.restore(before, record.tenant)
+                self.numbers.restore(record.tenant)
 
     def decide(
         self, prepared: PreparedAppend, facts: SealedFacts, now: int, *, dry_run: bool = False

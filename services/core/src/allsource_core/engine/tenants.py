@@ -29,6 +29,8 @@ class TenantNumbers:
     def __init__(self, known: Iterable[tuple[int, str]] = (), next_number: int = 1) -> None:
         self.by_id = {tenant_id: number for number, tenant_id in known}
         self.next_number = next_number
+        # Number to id of tenants whose removal is not durable yet, oldest removal first.
+        self._retiring: dict[int, str] = {}
 
     def key(self, tenant_id: str) -> TenantKey:
         """The tenant with its number."""
@@ -59,13 +61,32 @@ class TenantNumbers:
         for tenant_id, known in self.by_id.items():
             if known == number:
                 del self.by_id[tenant_id]
+                self._retiring[number] = tenant_id
                 return tenant_id
         return None
 
-    def restore(self, tenant_id: str, number: int) -> None:
-        """Undo `retire`: the removal did not reach the disk."""
-        self.by_id[tenant_id] = number
+    def forget_retired(self, number: int) -> None:
+        """A removal is durable: `restore` will not be asked for it."""
+        self._retiring.pop(number, None)
+
+    def restore(self, number: int) -> None:
+        """Undo `retire`: the removal did not reach the disk. The newest first."""
+        tenant_id = self._retiring.pop(number, None)
+        if tenant_id is not None:
+            self.by_id[tenant_id] = number
 
     def items(self) -> list[tuple[int, str]]:
         """(number, id) of every tenant that has one."""
         return sorted((number, tenant_id) for tenant_id, number in list(self.by_id.items()))
+
+    def durable_items(self) -> list[tuple[int, str]]:
+        """The same, but for removals that are not durable yet: what may be written down of tenants.
+
+        One that was removed and came again, none of which is durable, still has the number that it had before. That a
+        new tenant's number may be written down before its first event is durable does no harm.
+        """
+        # In this order: what is retired in between is in the second copy.
+        numbers = self.by_id.copy()
+        for number, tenant_id in reversed(list(self._retiring.items())):
+            numbers[tenant_id] = number
+        return sorted((number, tenant_id) for tenant_id, number in numbers.items())

@@ -33,7 +33,7 @@ class UndurableRecords:
         """Everything up to a position is durable."""
         while self._records and self._records[0].position <= position:
             record = self._records.popleft()
-            self._sequencer.forget_undo(record.position)
+            self._sequencer.forget_undo(record)
             self._on_durable(record)
 
     def undo(self) -> None:
