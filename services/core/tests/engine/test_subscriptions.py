@@ -111,7 +111,32 @@ def test_a_subscription_has_no_end_and_one_direction(tmp_path: Path) -> None:
     with open_small(tmp_path / "s") as store:
         for query in (EventQuery(limit=1), EventQuery(descending=True), EventQuery(before_position=3)):
             with pytest.raises(ValueError, match="no end"):
-                next(store.subscribe(TENANT, query))
+                store.subscribe(TENANT, query)
+            with pytest.raises(ValueError, match="no end"):
+                store.subscribe_async(TENANT, query)
+
+
+def test_one_that_begins_behind_the_end_waits_for_its_position(tmp_path: Path) -> None:
+    async def check(store: EventStore) -> None:
+        async with aclosing(store.subscribe_async(TENANT, query)) as items:
+            assert await anext(items) == CaughtUp(3)
+            following = asyncio.ensure_future(anext(items))
+            await asyncio.sleep(0)
+            for _ in range(4):
+                (event,) = (await store.append_async(TENANT, [new_event()])).events
+            assert await following == [event]
+
+    query = EventQuery(after_position=3)
+    with open_small(tmp_path / "a") as store:
+        asyncio.run(check(store))
+    with open_small(tmp_path / "b") as store:
+        store.append(TENANT, [new_event()])
+        subscription = store.subscribe(TENANT, query)
+        assert next(subscription) == CaughtUp(3)
+        *_, event = store.append(TENANT, [new_event()] * 3).events
+        assert next(subscription) == event
+        assert next(subscription) == CaughtUp(4)
+    assert list(subscription) == []
 
 
 def test_a_read_up_to_a_position_ends_there_wherever_the_events_are(tmp_path: Path) -> None:

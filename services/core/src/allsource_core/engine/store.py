@@ -285,7 +285,8 @@ class EventStore:
 
         Each exactly once, in the order of positions, with no gap between what was stored and what is new. `CaughtUp`
         comes when everything that there was has been given out, on an empty store at once, and again after each run of
-        new events. To go on elsewhere, subscribe again behind the last position seen. Ends when the store is closed.
+        new events. To go on elsewhere, subscribe again behind the last position seen; one that the store has not
+        reached is waited for. Ends when the store is closed.
 
         Args:
             tenant_id: whose events.
@@ -293,9 +294,10 @@ class EventStore:
             poll_seconds: how often this thread looks for new events once it has caught up.
 
         Raises:
-            ValueError: the query has what has no place here.
+            ValueError: at once, if the query has what has no place here.
             StoreClosedError, CorruptionError, OSError: as `read`.
         """
+        self._check_open()
         return subscribe(self, tenant_id, query or _EVERYTHING, poll_seconds=poll_seconds)
 
     def subscribe_async(
@@ -305,6 +307,7 @@ class EventStore:
 
         To be closed (`contextlib.aclosing`) when it is left. Too many that wait at once raise OverloadedError.
         """
+        self._check_open()
         return subscribe_async(self, tenant_id, query or _EVERYTHING)
 
     async def wait_for_position_async(self, position: int, timeout_seconds: float) -> bool:

@@ -37,6 +37,12 @@ def subscribe(
 ) -> Generator[Event | CaughtUp, None, None]:
     """See `EventStore.subscribe`."""
     _check_endless(query)
+    return _subscribe(store, tenant_id, query, poll_seconds)
+
+
+def _subscribe(
+    store: EventStore, tenant_id: str, query: EventQuery, poll_seconds: float
+) -> Generator[Event | CaughtUp, None, None]:
     position = query.after_position
     while True:
         up_to = store.last_position
@@ -45,19 +51,26 @@ def subscribe(
             for chunk in store.read_chunks(tenant_id, behind, up_to=up_to):
                 yield from chunk
             position = up_to
-        if store.last_position == position:
+        # Below it where the subscription begins behind the end.
+        if store.last_position <= position:
             yield CaughtUp(position)
-            while store.last_position == position:
+            while store.last_position <= position:
                 if store.is_closed:
                     return
                 time.sleep(poll_seconds)
 
 
-async def subscribe_async(
+def subscribe_async(
     store: EventStore, tenant_id: str, query: EventQuery
 ) -> AsyncGenerator[list[Event] | CaughtUp, None]:
     """See `EventStore.subscribe_async`."""
     _check_endless(query)
+    return _subscribe_async(store, tenant_id, query)
+
+
+async def _subscribe_async(
+    store: EventStore, tenant_id: str, query: EventQuery
+) -> AsyncGenerator[list[Event] | CaughtUp, None]:
     position = query.after_position
     while True:
         up_to = store.last_position
@@ -66,7 +79,7 @@ async def subscribe_async(
             async for chunk in store.read_async(tenant_id, behind, up_to=up_to):
                 yield chunk
             position = up_to
-        if store.last_position == position:
+        if store.last_position <= position:
             yield CaughtUp(position)
             try:
                 while not await store.wait_for_position_async(position + 1, _WAIT_SECONDS):
