@@ -135,6 +135,38 @@ def test_both_forms_of_append_and_read_give_the_same(made: Made) -> None:
     asyncio.run(check())
 
 
+def test_bounds_of_versions_hold_whatever_else_is_asked_for(made: Made) -> None:
+    store, settle = made
+    for number in range(6):
+        store.append(TENANT, [new_event(f"e-{number % 2}", tags=["t"])])
+    settle(store)
+    for filters in ({}, {"event_type": "order.placed"}, {"tags": ("t",)}):
+        for bounds, versions in (
+            ({"from_version": 2}, [2, 2, 3, 3]),
+            ({"to_version": 1}, [1, 1]),
+            ({"from_version": 2, "to_version": 2}, [2, 2]),
+            ({"to_version": 0}, []),
+        ):
+            assert [event.version for event in store.read(TENANT, EventQuery(**filters, **bounds))] == versions
+    assert [event.version for event in store.read(TENANT, EventQuery(entity_id="e-1", from_version=3))] == [3]
+
+
+@pytest.mark.parametrize(
+    "bounds",
+    [
+        {"limit": 0},
+        {"limit": -1},
+        {"after_position": -1},
+        {"before_position": 0},
+        {"from_version": 0},
+        {"to_version": -1},
+    ],
+)
+def test_a_query_below_the_lowest_that_there_is_is_refused_when_it_is_made(bounds: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="or more"):
+        EventQuery(**bounds)
+
+
 def test_a_server_id_is_a_version_7_uuid_that_carries_time_and_position() -> None:
     made = server_id(1_700_000_000_123_456, 42)
     assert made.version == 7

@@ -76,11 +76,6 @@ class DecodedSegment:
     def __len__(self) -> int:
         return len(self.positions)
 
-    def index_of(self, position: int) -> int | None:
-        """The index of the event at a position, None where there is none."""
-        index = int(np.searchsorted(self.positions, position))
-        return index if index < len(self.positions) and self.positions[index] == position else None
-
     def indices_of(self, tenant: int, positions: Sequence[int]) -> Indices:
         """The indices of a tenant's events at these positions, in their order; those that are not there left out."""
         wanted = np.asarray(positions, dtype=np.int64)
@@ -92,11 +87,6 @@ class DecodedSegment:
         rows = self._rows[indices]
         found: Indices = indices[(rows >= low) & (rows < high)]
         return found
-
-    def tenant_of(self, index: int) -> int:
-        """Number of the tenant whose event this is."""
-        place = np.searchsorted(self._tenant_starts, self._rows[index], side="right") - 1
-        return int(self._tenant_numbers[place])
 
     def events(self, indices: slice | Indices) -> list[Event]:
         """Events by index, in the order asked for. 0.3 µs an event, 40 µs at least."""
@@ -136,7 +126,7 @@ class DecodedSegment:
         # The candidates of an entity are its own; those of a tag are all tenants'.
         is_tenant_known = (low, high) == (0, len(self.positions)) or (query.entity_id is not None and not query.tags)
         size, left = _SCAN_CHUNK_MIN, query.limit
-        for_all = is_tenant_known and code < 0 and query.since is None and query.until is None
+        for_all = is_tenant_known and code < 0 and query.is_plain
         start, count = 0, len(candidates)
         while start < count and left != 0:
             end = min(start + size, count)
@@ -163,6 +153,10 @@ class DecodedSegment:
             mask &= self._times[found] >= query.since
         if query.until is not None:
             mask &= self._times[found] <= query.until
+        if query.from_version > 1:
+            mask &= self._versions[found] >= query.from_version
+        if query.to_version is not None:
+            mask &= self._versions[found] <= query.to_version
         return mask
 
     def _candidates(self, query: EventQuery, low: int, high: int) -> Indices:

@@ -100,12 +100,6 @@ class LogWriter:
             return list(self._files)
 
     @property
-    def first_file_number(self) -> int:
-        """Of the oldest file that is needed; the next one's if none is."""
-        with self._lock:
-            return self._files[0].number if self._files else self._next_number
-
-    @property
     def newest_file_number(self) -> int:
         """Of the newest file whose name is on disk; 0 if there is none."""
         with self._lock:

@@ -17,9 +17,13 @@ class EventQuery(msgspec.Struct, frozen=True, kw_only=True):
         tags: an event must bear all of them.
         since, until: inclusive bounds of `timestamp`, in microseconds since the epoch.
         after_position, before_position: exclusive bounds of `position`.
-        from_version, to_version: inclusive bounds of `version`; for reads of one entity.
+        from_version, to_version: inclusive bounds of `version`; most useful with `entity_id`, of which alone they
+            spare reading.
         descending: newest position first.
-        limit: at most so many events; None for all.
+        limit: at most so many events, 1 or more; None for all.
+
+    Raises:
+        ValueError: when it is made, for a position, version or limit below the lowest that there is.
     """
 
     entity_id: str | None = None
@@ -33,6 +37,18 @@ class EventQuery(msgspec.Struct, frozen=True, kw_only=True):
     to_version: int | None = None
     descending: bool = False
     limit: int | None = None
+
+    def __post_init__(self) -> None:
+        if (
+            self.after_position < 0
+            or self.from_version < 1
+            or (self.limit is not None and self.limit < 1)
+            or (self.before_position is not None and self.before_position < 1)
+            or (self.to_version is not None and self.to_version < 0)
+        ):
+            raise ValueError(
+                "after_position and to_version are 0 or more, before_position, from_version and limit 1 or more"
+            )
 
     @property
     def is_plain(self) -> bool:

@@ -255,6 +255,7 @@ class EventStore:
             entity that was removed don't. 0.4 µs an event the first time, then only what is new.
 
         Raises:
+            ValueError: for a position or version below 0.
             StateNotKeptError: the moment asked for lies among events that retention removed, or before them.
             StoreClosedError, CorruptionError, OSError: as `read`.
         """
