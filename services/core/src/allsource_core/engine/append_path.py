@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final
 
 from allsource_core.engine.admission import Admission
@@ -24,6 +23,7 @@ from allsource_core.engine.decisions import (
 from allsource_core.engine.errors import CorruptionError, StoreReadOnlyError
 from allsource_core.engine.event_columns import StoredEvents
 from allsource_core.engine.events import Event
+from allsource_core.engine.fair_pool import FairPool
 from allsource_core.engine.log_format import AnyControlRecord, encode_control, encode_event, encode_events
 from allsource_core.engine.log_writer import LogRecord, LogWriter
 from allsource_core.engine.memory import Memory
@@ -83,8 +83,9 @@ class AppendPath:
         # Called when a complete memtable may be durable: it can be sealed.
         self.on_sealable: Callable[[], None] = lambda: None
         self._undurable = UndurableRecords(sequencer, on_durable)
-        self._lookups = ThreadPoolExecutor(2, thread_name_prefix="allsource-lookup")
-        self._conditions = ThreadPoolExecutor(2, thread_name_prefix="allsource-condition")
+        # Apart from each other: a look at keys takes less than a millisecond, one for a condition up to seconds.
+        self._lookups = FairPool(2, "allsource-lookup", seconds_max=options.wait_seconds_max)
+        self._conditions = FairPool(2, "allsource-condition", seconds_max=options.wait_seconds_max)
         self._committer: Committer | None = None
         if writer is not None:
             self._committer = Committer(
@@ -173,7 +174,7 @@ class AppendPath:
             return view.no_facts
         has_condition = isinstance(prepared, PreparedAppend) and prepared.condition is not None
         pool = self._conditions if has_condition else self._lookups
-        return await asyncio.get_running_loop().run_in_executor(pool, self._facts, view, prepared)
+        return await pool.run(prepared.tenant_id, partial(self._facts, view, prepared))
 
     def _facts(self, view: View, prepared: PreparedAppend | Event) -> SealedFacts:
         """What files know of an append. Raises as `View.facts`, and StoreReadOnlyError while keys are made anew."""
@@ -379,8 +380,8 @@ class AppendPath:
         with self.lock:
             self.writability.close()
         self.admission.close()
-        self._lookups.shutdown()
-        self._conditions.shutdown()
+        self._lookups.close()
+        self._conditions.close()
         if self._committer is not None:
             self._committer.close()
 
