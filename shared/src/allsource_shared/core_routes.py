@@ -20,11 +20,12 @@ _APPEND_PROBLEMS: Final = (
     "overloaded",
     "append_uncertain",
     "storage_damaged",
+    "storage_mending",
 )
 _BATCH_PROBLEMS: Final = (*_APPEND_PROBLEMS, "condition_failed", "condition_too_broad")
-_READ_PROBLEMS: Final = ("not_yet", "rate_limited", "storage_damaged")
+_READ_PROBLEMS: Final = ("not_yet", "rate_limited", "storage_damaged", "storage_mending")
 _CHANGE_PROBLEMS: Final = ("read_only", "append_uncertain")
-_REMOVAL_PROBLEMS: Final = (*_CHANGE_PROBLEMS, "storage_damaged")
+_REMOVAL_PROBLEMS: Final = (*_CHANGE_PROBLEMS, "storage_damaged", "storage_mending")
 _REPLACE_PROBLEMS: Final = (*_CHANGE_PROBLEMS, "precondition_failed")
 
 _IF_MATCH: Final = ("If-Match", "The `ETag` that the policy must have, or `*` for any.")

@@ -106,6 +106,12 @@ PROBLEMS: Final[dict[str, ProblemKind]] = {
         "Storage damaged",
         "Stored bytes that the request needs are damaged. The log names file and offset; restore them from a backup.",
     ),
+    "storage_mending": ProblemKind(
+        503,
+        "Storage being mended",
+        "Stored bytes that the request needs are damaged, and are being made anew from the events. Nothing was stored; "
+        "try again after `Retry-After` seconds.",
+    ),
     "starting": ProblemKind(503, "Starting", "The store is recovering; `/health/ready` shows how far it is."),
     "stopping": ProblemKind(503, "Stopping", "The service is shutting down and takes no new requests."),
     "read_only": ProblemKind(

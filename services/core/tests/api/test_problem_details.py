@@ -27,6 +27,7 @@ ERRORS: list[tuple[Exception, int, str]] = [
     (engine.StoreReadOnlyError("[Errno 5] /srv/data"), 503, "read_only"),
     (engine.StoreReadOnlyError("[Errno 5] /srv/data", "log_failed"), 503, "read_only"),
     (engine.CorruptionError(Path("/srv/data/log/1.log"), 7, "its checksum does not match"), 500, "storage_damaged"),
+    (engine.KeysDamagedError("keys are being made anew"), 503, "storage_mending"),
     (engine.AppendUncertainError("[Errno 5] a detail of the machine"), 503, "append_uncertain"),
     (engine.StoreClosedError("closed"), 503, "stopping"),
     (OSError(errno.EMFILE, "Too many open files", "/srv/data/segments/1.parquet"), 503, "overloaded"),
@@ -50,7 +51,7 @@ def test_an_error_is_the_problem_that_was_agreed(error: Exception, status: int, 
     assert "/srv" not in refusal.detail
 
 
-@pytest.mark.parametrize("code", ["overloaded", "rate_limited", "stopping"])
+@pytest.mark.parametrize("code", ["overloaded", "rate_limited", "stopping", "storage_mending"])
 def test_what_passes_says_when_to_try_again(code: str):
     refusals = [to_api_error(error) for error, _, of_error in ERRORS if of_error == code]
     assert refusals

@@ -22,11 +22,14 @@ import pytest
 from allsource_core.engine import (
     AppendUncertainError,
     CorruptionError,
+    EventIdConflictError,
     EventStore,
+    KeysDamagedError,
     OverloadedError,
     StoreReadOnlyError,
 )
 from allsource_core.engine.append_path import AppendPath
+from allsource_core.engine.maintenance import Maintenance
 
 from .data_directory import errors_of
 from .stores import (
@@ -475,6 +478,69 @@ def test_where_nothing_can_be_sealed_appends_wait_and_are_refused_until_it_can(t
         count = store.last_position
     with open_store(tmp_path / "s") as store:
         assert [event.version for event in store.read(TENANT)] == list(range(1, count + 1))
+
+
+EVENT_ID = UUID(int=1)
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda store: store.get(TENANT, EVENT_ID),
+        lambda store: asyncio.run(store.get_async(TENANT, EVENT_ID)),
+        lambda store: store.version(TENANT, "x"),
+        lambda store: store.removals.event(TENANT, EVENT_ID),
+        lambda store: store.append(TENANT, [new_event("x")]),
+        lambda store: asyncio.run(store.append_async(TENANT, [new_event("y", event_id=EVENT_ID)], dry_run=True)),
+    ],
+    ids=["get", "get_async", "version", "erase", "append", "append_async"],
+)
+def test_whoever_meets_a_damaged_key_file_has_it_made_anew(
+    tmp_path: Path, look: Callable[[EventStore], object]
+) -> None:
+    with open_store(tmp_path / "s") as store:
+        (event,) = store.append(TENANT, [new_event("x", event_id=EVENT_ID)]).events
+        store.seal()
+    damage_keys(tmp_path / "s")
+    with open_store(tmp_path / "s") as store:
+        for _ in range(2):
+            with pytest.raises(KeysDamagedError, match="try again"):
+                look(store)
+        assert list(store.read(TENANT)) == [event]
+        store.compact()
+        assert store.get(TENANT, EVENT_ID) == event
+        with suppress(EventIdConflictError):
+            look(store)
+        assert store.stats().read_only_code is None
+    assert errors_of(tmp_path / "s") == []
+
+
+def test_merging_that_meets_a_damaged_key_file_makes_all_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ids = [UUID(int=number) for number in range(1, 9)]
+    with monkeypatch.context() as patch:
+        patch.setattr(Maintenance, "_merge_keys", lambda _self: False)
+        with open_store(tmp_path / "s") as store:
+            for event_id in ids:
+                store.append(TENANT, [new_event("x", event_id=event_id)])
+                store.seal()
+    damage_keys(tmp_path / "s")
+    with open_store(tmp_path / "s") as store:
+        assert store.stats().key_files == 16
+        assert store._parts.maintenance is not None
+        store._parts.maintenance._round()
+        assert (store.stats().maintenance_failures, store.stats().read_only_code) == (1, None)
+        store.compact()
+        assert store.stats().key_files < 16
+        assert [event.id for event in map(store.get, [TENANT] * 8, ids) if event is not None] == ids
+    assert errors_of(tmp_path / "s") == []
+
+
+def damage_keys(store: Path) -> None:
+    """Flip a bit among the entries of every key file: no start looks there."""
+    for path in (store / "keys").iterdir():
+        data = bytearray(path.read_bytes())
+        data[66] ^= 1
+        path.write_bytes(data)
 
 
 def test_damage_that_sealing_meets_is_named_and_nothing_is_dropped(tmp_path: Path) -> None:

@@ -462,7 +462,7 @@ def test_a_file_that_can_t_be_opened_at_present_is_not_damaged(
         store._parts.maintenance._round()
         assert store.stats().maintenance_failures == 1
         assert store.stats().read_only_code is None
-        assert not store._parts.catalog.keys_damaged
+        assert not store._parts.catalog.keys_damage
         no_descriptors(False)
         for do in work[:-1]:
             do()

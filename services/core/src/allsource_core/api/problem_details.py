@@ -84,6 +84,7 @@ _TABLE: Final[dict[type[Exception], Callable[[Any], ApiError]]] = {
     engine.CorruptionError: lambda _: ApiError(
         "storage_damaged", "stored bytes that the request needs are damaged; the log names the file"
     ),
+    engine.KeysDamagedError: lambda error: _retry("storage_mending", str(error)),
     engine.StoreClosedError: lambda _: _retry("stopping", "the service is shutting down"),
     InvalidCredentialsError: lambda _: ApiError("invalid_credentials", "username or password is wrong"),
     SignInQueueFullError: lambda _: _retry("rate_limited", "too many sign-ins are waiting"),

@@ -20,7 +20,7 @@ from allsource_core.engine.decisions import (
     SealedFacts,
     StaleFactsError,
 )
-from allsource_core.engine.errors import CorruptionError, StoreReadOnlyError
+from allsource_core.engine.errors import StoreReadOnlyError
 from allsource_core.engine.event_columns import StoredEvents
 from allsource_core.engine.events import Event
 from allsource_core.engine.fair_pool import FairPool
@@ -50,7 +50,6 @@ class AppendPath:
         on_durable: called for each control record once it is durable, before anybody is told.
         on_frozen: called when a memtable is complete, or memory was rolled back: views must be made anew. It runs under
             the lock.
-        on_damage: told of damage that a look-up met; whether it can be made good.
         view: the present view.
     """
 
@@ -64,7 +63,6 @@ class AppendPath:
         *,
         on_durable: Callable[[AnyControlRecord], None],
         on_frozen: Callable[[], None],
-        on_damage: Callable[[CorruptionError], bool],
         view: Callable[[], View],
     ) -> None:
         self.lock = threading.Lock()
@@ -76,7 +74,6 @@ class AppendPath:
         self._options = options
         self._clock = clock
         self._on_frozen = on_frozen
-        self._on_damage = on_damage
         self._view = view
         self._begin_file = False
         self._freeze_bytes = options.freeze_bytes
@@ -177,15 +174,10 @@ class AppendPath:
         return await pool.run(prepared.tenant_id, partial(self._facts, view, prepared))
 
     def _facts(self, view: View, prepared: PreparedAppend | Event) -> SealedFacts:
-        """What files know of an append. Raises as `View.facts`, and StoreReadOnlyError while keys are made anew."""
+        """What files know of an append. Raises as `View.facts`."""
         # What is in a memtable newer than the view is for the sequencer to look at, durable or not.
         up_to = min(self.durable_position, view.tables[-1].next_position - 1)
-        try:
-            return view.facts(self._sequencer.numbers.key(prepared.tenant_id), prepared, up_to)
-        except CorruptionError as error:
-            if not self._on_damage(error):
-                raise
-            raise StoreReadOnlyError("the key directory is damaged and is being made anew; try again soon") from error
+        return view.facts(self._sequencer.numbers.key(prepared.tenant_id), prepared, up_to)
 
     def _content(self, prepared: PreparedAppend | Event) -> bytes:
         """What will stand in the log: encoded here, before the sequencer, which then only adds where it is put."""

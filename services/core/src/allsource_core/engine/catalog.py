@@ -62,7 +62,7 @@ class Catalog:
         removals: by position: those that are durable; but for those of retention, finished ones for a while too.
         policies: by (tenant, prefix).
         removed: what readers are kept from.
-        keys_damaged: the key files are to be made anew.
+        keys_damage: what is wrong with the key files, which are to be made anew; empty if nothing is known to be.
     """
 
     def __init__(
@@ -85,8 +85,8 @@ class Catalog:
         self.hasher = Hasher(bytes.fromhex(manifest.hash_key))
         self._segments = [self._reader(entry) for entry in manifest.segments]
         self._key_files = [self._key_file(entry) for entry in manifest.key_files]
-        self._keys = KeyDirectory(self._key_files, self.hasher)
-        self.keys_damaged = False
+        self._keys = KeyDirectory(self._key_files, self.hasher, on_damage=self.note_damage)
+        self.keys_damage = ""
         self._noting = threading.Lock()
         self._old_views: list[weakref.ref[View]] = []
         # Segments that are in no manifest, but perhaps still read: path, and up to where removals were applied.
@@ -178,10 +178,10 @@ class Catalog:
                 del self.removals[position]
 
     def note_damage(self, error: CorruptionError) -> bool:
-        """Damage was met while reading; whether it is in a key file, which is then made anew from the segments."""
+        """Damage was met; whether it is in a key file. Then all of them are made anew from the segments."""
         if error.path.parent != self.paths.keys:
             return False
-        self.keys_damaged = True
+        self.keys_damage = str(error)
         return True
 
     # --- replacing files ---
@@ -250,7 +250,7 @@ class Catalog:
                 segment.entry = entry
             if add_keys or old_keys:
                 self._key_files = key_files
-                self._keys = KeyDirectory(key_files, self.hasher)
+                self._keys = KeyDirectory(key_files, self.hasher, on_damage=self.note_damage)
             on_installed()
             self._forget_sealed_markers()
             self.renew_view()

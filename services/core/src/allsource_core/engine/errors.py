@@ -8,6 +8,7 @@ EngineError                     never raised itself
 ├── EventIdConflictError        event ids are known with other content; nothing was stored
 ├── OverloadedError             there was no room in time; nothing was stored
 ├── StoreReadOnlyError          no appends are taken; nothing was stored
+├── KeysDamagedError            what is looked up in is being made anew; nothing was stored
 ├── AppendUncertainError        the disk failed meanwhile: stored or not, unknown
 ├── NotFoundError               what is to be removed is not there
 ├── StateNotKeptError           retention removed the events of which a past state was made
@@ -32,6 +33,7 @@ __all__ = [
     "EventIdConflictError",
     "ForeignDirectoryError",
     "InvalidEventError",
+    "KeysDamagedError",
     "NotFoundError",
     "OverloadedError",
     "StateNotKeptError",
@@ -154,6 +156,12 @@ class StoreReadOnlyError(EngineError):
         super().__init__(f"the store is read-only: {reason}")
         self.reason = reason
         self.code = code
+
+
+class KeysDamagedError(EngineError):
+    """The key directory, in which entities and event ids are looked up, is damaged. It is being made anew from the
+    segments: try again soon. Nothing was stored; reads of ranges go on.
+    """
 
 
 class AppendUncertainError(EngineError):

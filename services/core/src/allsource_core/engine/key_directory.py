@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 
 import msgspec
 import numpy as np
 import pyarrow as pa
 
+from allsource_core.engine.errors import CorruptionError, KeysDamagedError
 from allsource_core.engine.hashes import Hash, Hasher, Hashes, Words
 from allsource_core.engine.key_columns import supersedes
 from allsource_core.engine.key_file import Found, KeyFile, Lookup
@@ -37,22 +38,46 @@ class KeyDirectory:
     """An immutable view over the key files of one manifest, in any order. Safe to use from several threads.
 
     Every look-up asks every file and takes the entry that supersedes the others, so files may be merged without
-    regard to age. It raises what `KeyFile` raises: above all CorruptionError, after which the files are to be made
-    anew from the segments.
+    regard to age. It raises what `KeyFile` raises, but KeysDamagedError where a file is damaged.
 
     Args:
         files: of both kinds. None is opened before it is needed.
         hasher: of the store.
+        on_damage: told of damage in a file: all of them are to be made anew from the segments then.
     """
 
-    def __init__(self, files: Sequence[KeyFile], hasher: Hasher) -> None:
+    def __init__(
+        self,
+        files: Sequence[KeyFile],
+        hasher: Hasher,
+        *,
+        on_damage: Callable[[CorruptionError], object] = lambda _error: None,
+    ) -> None:
         self.files = tuple(files)
         self._hasher = hasher
+        self._on_damage = on_damage
         self._entity_files = tuple(file for file in files if file.entry.kind == "entities")
         self._id_files = tuple(file for file in files if file.entry.kind == "ids")
 
     def entities(self, tenant: int, entity_ids: Sequence[str]) -> dict[str, EntityHead]:
         """Where entities of a tenant, given by its number, stand: those of these that were ever heard of."""
+        try:
+            return self._entities(tenant, entity_ids)
+        except CorruptionError as error:
+            raise self._damaged(error) from error
+
+    def client_ids(self, tenant: int, client_ids: Sequence[bytes]) -> dict[bytes, int]:
+        """The positions of a tenant's events by their client event ids: of those of these that are known."""
+        try:
+            return self._client_ids(tenant, client_ids)
+        except CorruptionError as error:
+            raise self._damaged(error) from error
+
+    def _damaged(self, error: CorruptionError) -> KeysDamagedError:
+        self._on_damage(error)
+        return KeysDamagedError("the key directory is damaged and is being made anew; try again soon")
+
+    def _entities(self, tenant: int, entity_ids: Sequence[str]) -> dict[str, EntityHead]:
         files = self._entity_files
         if not files:
             return {}
@@ -63,8 +88,7 @@ class KeyDirectory:
         heads = map(EntityHead, newest.version.tolist(), newest.position.tolist(), newest.removed.tolist())
         return dict(zip(map(entity_ids.__getitem__, rows), heads, strict=True))
 
-    def client_ids(self, tenant: int, client_ids: Sequence[bytes]) -> dict[bytes, int]:
-        """The positions of a tenant's events by their client event ids: of those of these that are known."""
+    def _client_ids(self, tenant: int, client_ids: Sequence[bytes]) -> dict[bytes, int]:
         files = self._id_files
         if not files:
             return {}

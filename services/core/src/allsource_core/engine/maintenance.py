@@ -138,7 +138,8 @@ class Maintenance:
                 self.figures.failure = None
         except CorruptionError as error:
             self._failed(error)
-            self._path.writability.forbid("storage_damaged", f"stored data is damaged: {error}")
+            if not self._catalog.note_damage(error):
+                self._path.writability.forbid("storage_damaged", f"stored data is damaged: {error}")
         except Exception as error:
             # What is broken off at the end fails.
             if not self._stop:
@@ -228,21 +229,17 @@ class Maintenance:
 
     def _rebuild_keys(self) -> bool:
         """Make damaged key files anew from the segments; False if none is known to be damaged."""
-        if not self._catalog.keys_damaged:
+        if not self._catalog.keys_damage:
             return False
-        _log.warning("the key directory is damaged; it is made anew")
+        _log.warning("the key directory is made anew: %s", self._catalog.keys_damage)
         manifest = self._catalog.manifest
         made: list[KeyFileEntry] = []
         for segment in manifest.segments:
             files = self._catalog.take_numbers(2)
-            job = RekeyJob(
-                **self._where,
-                segment=segment,
-                files=(files[0], files[1]),
-            )
+            job = RekeyJob(**self._where, segment=segment, files=(files[0], files[1]))
             made += self._runner.run(job).key_files
         self._catalog.install(lock=self._path.lock, add_keys=made, drop_keys=manifest.key_files)
-        self._catalog.keys_damaged = False
+        self._catalog.keys_damage = ""
         return True
 
     def _merge_keys(self, choose: Callable[[Sequence[KeyFileEntry]], list[KeyFileEntry]] = files_to_merge) -> bool:

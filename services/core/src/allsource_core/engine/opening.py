@@ -208,7 +208,6 @@ def _append_path(
         clock,
         on_durable=catalog.note,
         on_frozen=catalog.renew_view,
-        on_damage=catalog.note_damage,
         view=lambda: catalog.view,
     )
 

@@ -89,6 +89,7 @@ class RemovalRequests:
 
         Raises:
             NotFoundError: there is no such event, or it is erased already.
+            KeysDamagedError: it can't be looked up now; try again soon.
             StoreReadOnlyError, AppendUncertainError, StoreClosedError: as `EventStore.append`.
         """
 

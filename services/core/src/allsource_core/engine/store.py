@@ -141,7 +141,8 @@ class EventStore:
 
         Raises:
             InvalidEventError, VersionConflictError, ConditionFailedError, ConditionTooBroadError,
-            EventIdConflictError, OverloadedError, StoreReadOnlyError, StoreClosedError: nothing was stored.
+            EventIdConflictError, OverloadedError, StoreReadOnlyError, KeysDamagedError, StoreClosedError: nothing was
+                stored.
             AppendUncertainError: the disk failed; unknown whether the events are stored.
             CorruptionError: what had to be looked up is damaged; nothing was stored.
         """
@@ -211,7 +212,7 @@ class EventStore:
     def get(self, tenant_id: str, event_id: UUID) -> Event | None:
         """The tenant's durable event of this id, whether its author gave the id or the engine.
 
-        Raises: as `read`.
+        Raises: KeysDamagedError: try again soon; else as `read`.
         """
         self._check_open()
         return self._catalog.view.get(self._numbers.key(tenant_id), event_id, self.last_position)
@@ -228,7 +229,7 @@ class EventStore:
     def version(self, tenant_id: str, entity_id: str) -> int:
         """The last version of an entity that was ever assigned; 0 for one that never had an event.
 
-        Appends that are not durable yet count. Raises: as `read`.
+        Appends that are not durable yet count. Raises: as `get`.
         """
         self._check_open()
         head = self._catalog.view.head(self._numbers.key(tenant_id), entity_id)
@@ -257,7 +258,7 @@ class EventStore:
         Raises:
             ValueError: for a position or version below 0.
             StateNotKeptError: the moment asked for lies among events that retention removed, or before them.
-            StoreClosedError, CorruptionError, OSError: as `read`.
+            KeysDamagedError, StoreClosedError, CorruptionError, OSError: as `get`.
         """
         self._check_open()
         # The position first: a view has everything up to what was visible before it was taken.

@@ -291,6 +291,7 @@ class View:
 
         Raises:
             ConditionTooBroadError: the condition would have to look at too much.
+            KeysDamagedError, CorruptionError: what had to be looked at is damaged; keys are being made anew.
         """
         facts = SealedFacts(self.sealed_through, tenant.number, checked_through=up_to)
         append = None if isinstance(prepared, Event) else prepared
