@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import secrets
-import time
 import uuid
 from pathlib import Path
 from typing import Final, Self
 
 import msgspec
 
-from allsource_core.engine.errors import CorruptionError, ForeignDirectoryError, StoreLockedError
+from allsource_core.engine.errors import CorruptionError, ForeignDirectoryError
 from allsource_core.engine.filenames import StorePaths
-from allsource_core.engine.filesystem import FILE_MODE, Filesystem
+from allsource_core.engine.filesystem import Filesystem
 from allsource_core.engine.log_format import FILE_HEADER_BYTES, LogFileHeader, encode_file_header
 from allsource_core.engine.manifest import Manifest, read_manifest, write_manifest
+from allsource_core.engine.store_lock import StoreLock
 
 __all__ = ["DIRECTORY_FORMAT", "StoreDirectory"]
 
 DIRECTORY_FORMAT: Final = 2
 _FIRST_FORMAT: Final = 1
-_LOCK_SECONDS: Final = 0.5
 
 
 class _Identity(msgspec.Struct, frozen=True):
@@ -39,7 +36,7 @@ class StoreDirectory:
         manifest: which files count.
     """
 
-    def __init__(self, paths: StorePaths, filesystem: Filesystem, lock: int, identity: _Identity) -> None:
+    def __init__(self, paths: StorePaths, filesystem: Filesystem, lock: StoreLock, identity: _Identity) -> None:
         """Use `open`."""
         self.paths = paths
         self.filesystem = filesystem
@@ -52,8 +49,6 @@ class StoreDirectory:
     def open(cls, path: Path, filesystem: Filesystem, *, create: bool = True) -> Self:
         """Lock a data directory, making it a store's if it is missing or empty.
 
-        The descriptor of the lock is not inherited by programs that this process starts; a fork would share it.
-
         Args:
             path: of the directory.
             filesystem: to make files with.
@@ -65,23 +60,21 @@ class StoreDirectory:
             CorruptionError: its manifest is damaged or missing.
             OSError: it can't be made or used.
         """
+        # Absolute: whoever embeds the store may change the working directory.
+        path = path.absolute()
         paths = StorePaths(path, secrets.token_hex(8))
         if not paths.identity.exists() and not create:
             raise ForeignDirectoryError(f"{path} is no store of AllSource")
         filesystem.make_directory(path)
         if not paths.identity.exists():
             _check_empty(paths)
-        lock = os.open(paths.lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE)
+        lock = StoreLock(paths)
         try:
-            _lock(lock)
             if not paths.identity.exists():
                 _make_store(paths, filesystem)
             return cls(paths, filesystem, lock, _read_identity(paths))
-        except BlockingIOError:
-            os.close(lock)
-            raise StoreLockedError(path) from None
         except BaseException:
-            os.close(lock)
+            lock.release()
             raise
 
     def check_files(self) -> None:
@@ -142,25 +135,7 @@ class StoreDirectory:
 
     def close(self) -> None:
         """Let others have the directory."""
-        os.close(self._lock)
-
-
-def _lock(descriptor: int) -> None:
-    """Take the lock. Raises BlockingIOError: another process has it, and keeps it.
-
-    A process that is killed in the moment that it starts its maintenance process leaves the lock to that one until it
-    has begun its program, a few milliseconds later; so the lock is asked for more than once.
-    """
-    deadline = time.monotonic() + _LOCK_SECONDS
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
-        else:
-            return
+        self._lock.release()
 
 
 def _check_empty(paths: StorePaths) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,10 +12,11 @@ from uuid import UUID
 import msgspec
 
 from allsource_core.engine.directory import DIRECTORY_FORMAT
-from allsource_core.engine.errors import CorruptionError, ForeignDirectoryError, StoreLockedError
+from allsource_core.engine.errors import CorruptionError, ForeignDirectoryError
 from allsource_core.engine.filenames import StorePaths
 from allsource_core.engine.filesystem import DIRECTORY_MODE, FILE_MODE
 from allsource_core.engine.manifest import Manifest, read_manifest
+from allsource_core.engine.store_lock import StoreLock
 from allsource_core.engine.verification_findings import Area, Finding, Reporter
 
 __all__ = ["StoreFiles", "held", "read_store", "stray_files", "verify_files"]
@@ -53,8 +52,6 @@ class _Identity(msgspec.Struct, frozen=True):
 def held(path: Path) -> Iterator[StorePaths]:
     """Keep other processes from opening the store in a directory; several may verify it at once. Changes nothing.
 
-    A copy may be without its LOCK: nobody can have it open then.
-
     Raises:
         StoreLockedError: another process has the store open.
         ForeignDirectoryError: the directory is no store's.
@@ -62,19 +59,11 @@ def held(path: Path) -> Iterator[StorePaths]:
     paths = StorePaths(path)
     if not any(file.exists() for file in (paths.identity, paths.manifest, paths.log)):
         raise ForeignDirectoryError(f"{path} is no store of AllSource")
+    lock = StoreLock(paths, shared=True)
     try:
-        lock = os.open(paths.lock, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
-        yield paths
-        return
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise StoreLockedError(path) from None
         yield paths
     finally:
-        os.close(lock)
+        lock.release()
 
 
 def read_store(paths: StorePaths, findings: list[Finding]) -> StoreFiles | None:
