@@ -363,14 +363,6 @@ def test_what_is_json_only_together_is_refused(tmp_path: Path, payloads: list[by
         assert store.last_position == 0
 
 
-def test_a_closed_store_refuses_appends(tmp_path: Path) -> None:
-    store = open_store(tmp_path / "s")
-    store.close()
-    store.close()
-    with pytest.raises(StoreClosedError):
-        store.append(TENANT, [new_event()])
-
-
 def test_the_text_of_an_id_is_that_of_the_id(tmp_path: Path) -> None:
     with open_store(tmp_path / "s") as store:
         events = store.append(TENANT, [new_event(), new_event(event_id=uuid.UUID(int=7))]).events

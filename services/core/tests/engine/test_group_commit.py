@@ -303,11 +303,3 @@ def test_a_reader_that_waits_while_the_disk_fails_is_told_not_yet(tmp_path: Path
     filesystem = FaultyFilesystem()
     with open_store(tmp_path / "s", filesystem=filesystem) as store:
         asyncio.run(check(store, filesystem))
-
-
-def test_a_closed_store_refuses_reads(tmp_path: Path) -> None:
-    store = open_store(tmp_path / "s")
-    store.close()
-    for read in (lambda: store.read(TENANT), lambda: store.read_async(TENANT), lambda: store.get(TENANT, uuid4())):
-        with pytest.raises(StoreClosedError):
-            read()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Executor
-from typing import Final
+from typing import Any, Final, TypeVar
 
+from allsource_core.engine.errors import StoreClosedError
 from allsource_core.engine.events import Event
 from allsource_core.engine.view import READS_FILES
 
-__all__ = ["limited", "limited_async"]
+__all__ = ["in_thread", "limited", "limited_async"]
+
+_Result = TypeVar("_Result")
 
 _TURN_SECONDS: Final = 0.001
 """For so long a read goes on on an event loop before others get their turn."""
@@ -42,12 +45,11 @@ async def limited_async(
     chunks: Iterator[list[Event]], limit: int | None, readers: Executor
 ) -> AsyncGenerator[list[Event], None]:
     """The same on an event loop: files are read in other threads, and others run in between."""
-    loop = asyncio.get_running_loop()
     left, may_follow = limit, True
     turn_ends = time.monotonic() + _TURN_SECONDS
     for chunk in chunks:
         if chunk is READS_FILES:
-            chunk, may_follow = await loop.run_in_executor(readers, _read_on, chunks, left)
+            chunk, may_follow = await in_thread(readers, _read_on, chunks, left)
             turn_ends = time.monotonic() + _TURN_SECONDS
         elif time.monotonic() >= turn_ends:
             await asyncio.sleep(0)
@@ -59,6 +61,16 @@ async def limited_async(
             yield chunk
         if left == 0 or not may_follow:
             return
+
+
+async def in_thread(readers: Executor, read: Callable[..., _Result], *arguments: Any) -> _Result:
+    """Have something read in another thread. Raises what it raises, or StoreClosedError."""
+    try:
+        reading = asyncio.get_running_loop().run_in_executor(readers, read, *arguments)
+    except RuntimeError:
+        # They were shut down.
+        raise StoreClosedError("the store was closed") from None
+    return await reading
 
 
 def _read_on(chunks: Iterator[list[Event]], wanted: int | None) -> tuple[list[Event], bool]:

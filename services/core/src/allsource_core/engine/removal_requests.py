@@ -34,7 +34,7 @@ _Make = Callable[[int, int], AnyControlRecord]
 
 class RemovalRequests:
     """Takes requests to remove. Each is durable, and effective for every reader that comes later, when it returns; the
-    bytes are gone when `find` says so.
+    bytes are gone when `find` says so. All of it raises StoreClosedError once the store was closed.
 
     Args:
         parts: of the store.
@@ -116,6 +116,7 @@ class RemovalRequests:
             NotFoundError: it has no events.
             StoreReadOnlyError, AppendUncertainError, StoreClosedError: as `EventStore.append`.
         """
+        self._check_open()
         number = self._parts.sequencer.numbers.get(tenant_id)
         if not number:
             raise NotFoundError(f"tenant {tenant_id!r} has no events")
@@ -153,6 +154,7 @@ class RemovalRequests:
 
     def policies(self, tenant_id: str) -> list[Policy]:
         """The retention policies of a tenant, by prefix."""
+        self._check_open()
         number = self._parts.sequencer.numbers.get(tenant_id)
         found = [policy for policy in list(self._parts.catalog.policies.values()) if policy.tenant == number]
         return sorted(found, key=lambda policy: policy.prefix)
@@ -161,6 +163,7 @@ class RemovalRequests:
         """The removal of this position, if it is one of the tenant's own and not of retention; kept for seven days
         after it is done.
         """
+        self._check_open()
         removal = self._parts.catalog.removals.get(position)
         number = self._parts.sequencer.numbers.get(tenant_id)
         return removal if removal is not None and removal.tenant == number and removal.kind != "shortened" else None
@@ -176,6 +179,7 @@ class RemovalRequests:
             before: only those of a lower position.
             finished: only those whose bytes are gone, or only the others; None for both.
         """
+        self._check_open()
         number = self._parts.sequencer.numbers.get(tenant_id)
         found = [
             removal
@@ -186,6 +190,9 @@ class RemovalRequests:
             and (finished is None or bool(removal.finished_at) == finished)
         ]
         return heapq.nlargest(limit, found, key=lambda removal: removal.position)
+
+    def _check_open(self) -> None:
+        self._parts.path.writability.check_open()
 
     def _bound(self) -> int:
         return self._parts.path.durable_position
@@ -198,6 +205,7 @@ class RemovalRequests:
             look: looks up what is to be removed, and gives what makes the record, under the lock. If what was looked at
                 was replaced in between, by segments or removals that it did not show, it looks again.
         """
+        self._check_open()
         made: list[AnyControlRecord] = []
         while not made:
             view = self._parts.catalog.view

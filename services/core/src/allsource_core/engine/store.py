@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
@@ -21,7 +20,7 @@ from allsource_core.engine.filesystem import Filesystem, LocalFilesystem
 from allsource_core.engine.opening import OpenStore, open_in_memory, open_store
 from allsource_core.engine.options import StoreOptions
 from allsource_core.engine.queries import EventQuery
-from allsource_core.engine.reading import limited, limited_async
+from allsource_core.engine.reading import in_thread, limited, limited_async
 from allsource_core.engine.recovery import RecoveryProgress
 from allsource_core.engine.removal_requests import RemovalRequests
 from allsource_core.engine.state_reader import StateReader
@@ -105,7 +104,11 @@ class EventStore:
         self.close()
 
     def close(self) -> None:
-        """Make durable what is under way, then close. Every call but this one then raises StoreClosedError."""
+        """Make durable what is under way, then close.
+
+        Whatever appends, reads, removes or maintains then raises StoreClosedError; `last_position`, `stats` and
+        `is_closed` tell how it ended. Subscriptions end.
+        """
         if self._closed:
             return
         self._closed = True
@@ -223,8 +226,7 @@ class EventStore:
         view, tenant = self._catalog.view, self._numbers.key(tenant_id)
         if not view.segments or view.in_memory(tenant, event_id) is not None:
             return self.get(tenant_id, event_id)
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._readers, self.get, tenant_id, event_id)
+        return await in_thread(self._readers, self.get, tenant_id, event_id)
 
     def version(self, tenant_id: str, entity_id: str) -> int:
         """The last version of an entity that was ever assigned; 0 for one that never had an event.

@@ -46,6 +46,11 @@ class Writability:
             self._closed = True
             self.is_unlimited = False
 
+    def check_open(self) -> None:
+        """Raises StoreClosedError if it was closed."""
+        if self._closed:
+            raise StoreClosedError("the store was closed")
+
     @property
     def reason(self) -> tuple[ReadOnlyCode, str] | None:
         """What stands against appends of tenants: the gravest first."""
@@ -61,8 +66,7 @@ class Writability:
         Raises:
             StoreClosedError, StoreReadOnlyError: with the reason.
         """
-        if self._closed:
-            raise StoreClosedError("the store was closed")
+        self.check_open()
         for code, reason in list(self._reasons.items()):
             if code != _FOR_TENANTS_ONLY or not tenant_id.startswith("_"):
                 raise StoreReadOnlyError(reason, code)
