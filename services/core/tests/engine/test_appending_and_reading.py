@@ -6,6 +6,7 @@ import asyncio
 import uuid
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from allsource_core.engine import (
     EventStore,
     InvalidEventError,
     NewEvent,
+    Raw,
     StoreClosedError,
     VersionConflictError,
 )
@@ -325,6 +327,40 @@ def test_an_event_that_breaks_a_rule_is_named_and_nothing_is_stored(
             store.append(TENANT, [new_event(), event])
         assert (refusal.value.index, refusal.value.field) == (1, field)
         assert store.last_position == 0
+
+
+@pytest.mark.parametrize("before", [0, 2], ids=["alone", "in a batch"])
+@pytest.mark.parametrize(
+    ("payload", "words"),
+    [
+        (Raw(b"{bad"), "must be JSON"),
+        (Raw(b"1,2"), "must be JSON"),
+        (Raw(b""), "must be JSON"),
+        (Raw(b'{"a":\n'), "must be JSON"),
+        (b"{bad", "must be JSON"),
+        (bytearray(b"1"), "bytes or msgspec.Raw, is bytearray"),
+        (memoryview(b"1"), "bytes or msgspec.Raw, is memoryview"),
+        ("1", "bytes or msgspec.Raw, is str"),
+        (5, "bytes or msgspec.Raw, is int"),
+        (None, "bytes or msgspec.Raw, is NoneType"),
+    ],
+)
+def test_a_payload_that_is_no_json_is_refused_whatever_it_came_as(
+    tmp_path: Path, payload: Any, words: str, before: int
+) -> None:
+    with open_store(tmp_path / "s") as store:
+        with pytest.raises(InvalidEventError, match=words) as refusal:
+            store.append(TENANT, [*[new_event()] * before, NewEvent("a", "e", payload)])
+        assert (refusal.value.index, refusal.value.field) == (before, "payload")
+        assert store.last_position == 0
+
+
+@pytest.mark.parametrize("metadata", [Raw(b"{bad}"), b"{bad}", bytearray(b"{}"), 5])
+def test_metadata_that_are_no_json_are_refused_whatever_they_came_as(tmp_path: Path, metadata: Any) -> None:
+    with open_store(tmp_path / "s") as store:
+        with pytest.raises(InvalidEventError) as refusal:
+            store.append(TENANT, [new_event(), new_event(metadata=metadata)])
+        assert (refusal.value.index, refusal.value.field) == (1, "metadata")
 
 
 @pytest.mark.parametrize(

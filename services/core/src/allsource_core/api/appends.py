@@ -117,6 +117,7 @@ class AppendRoutes:
             expected_versions=batch.expected_versions,
             condition=None if batch.condition is None else _checked_condition(batch.condition),
             dry_run=options.dry_run,
+            decoded=True,
         )
         if not (appended.duplicate or appended.dry_run):
             self._metrics.appended(len(appended), time.perf_counter() - started)

@@ -126,6 +126,7 @@ class EventStore:
         expected_versions: Mapping[str, Expected] | None = None,
         condition: AppendCondition | None = None,
         dry_run: bool = False,
+        decoded: bool = False,
     ) -> Appended:
         """Append events, all or nothing, and return when they are durable.
 
@@ -135,12 +136,14 @@ class EventStore:
 
         Args:
             tenant_id: whose events these are.
-            events: 1 to 10,000. A payload is `Raw`, which a decoder that cut it out of a larger text has checked to be
-                JSON, or bytes, which are checked here.
+            events: 1 to 10,000. Payloads and metadata are JSON, as bytes or as `Raw`.
             expected_versions: entity id to its last version (0 for none), ``none`` (nothing can be read), ``exists``,
                 ``any``.
             condition: over queries: refuse if any event matches.
             dry_run: check everything, store nothing.
+            decoded: the payloads are `Raw` that a decoder cut out of a larger text, all of which it has checked to be
+                JSON: they are not parsed again. What is no JSON is stored then, and makes its entity's state
+                unreadable.
 
         Raises:
             InvalidEventError, VersionConflictError, ConditionFailedError, ConditionTooBroadError,
@@ -149,7 +152,8 @@ class EventStore:
             AppendUncertainError: the disk failed; unknown whether the events are stored.
             CorruptionError: what had to be looked up is damaged; nothing was stored.
         """
-        return self._path.append(prepare(tenant_id, events, expected_versions, condition, self._clock), dry_run)
+        prepared = prepare(tenant_id, events, expected_versions, condition, self._clock, decoded)
+        return self._path.append(prepared, dry_run)
 
     async def append_async(
         self,
@@ -159,9 +163,10 @@ class EventStore:
         expected_versions: Mapping[str, Expected] | None = None,
         condition: AppendCondition | None = None,
         dry_run: bool = False,
+        decoded: bool = False,
     ) -> Appended:
         """`append` for a caller on an event loop. If the caller is cancelled, the events may be stored all the same."""
-        prepared = prepare(tenant_id, events, expected_versions, condition, self._clock)
+        prepared = prepare(tenant_id, events, expected_versions, condition, self._clock, decoded)
         return await self._path.append_async(prepared, dry_run)
 
     # --- reading ---
