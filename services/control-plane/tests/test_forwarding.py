@@ -51,6 +51,15 @@ async def test_target_is_not_normalised(gateway, core, target):
 
 
 @pytest.mark.parametrize(
+    "target", [b"http://elsewhere.example/api/v1/entities/zz?a=1", b"/api/v1/entities/zz?a=1#frag"]
+)
+async def test_what_the_server_takes_off_a_target_is_not_forwarded(gateway, core, target):
+    assert (await gateway.ask("DELETE", target)).status == 200
+    assert core.requests[0].target == b"/api/v1/entities/zz?a=1"
+    assert core.requests[0].values(b"host") == [b"127.0.0.1:%d" % core.port]
+
+
+@pytest.mark.parametrize(
     "path",
     [
         b"/api/v1/events/..",

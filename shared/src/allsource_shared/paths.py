@@ -3,6 +3,9 @@
 Frameworks disagree on what a percent-encoded path means: some decode before they split, some drop ``..``, some
 re-encode. Both services route on the path exactly as it came over the wire, through `read_path`, and the gateway
 forwards the very bytes that it judged; so what is authorised is what is executed.
+
+Two things the gateway never sees, because the server below it has taken them off: ``http://host`` in front of a path,
+and a fragment behind it. It judges and forwards what is between them. The core, asked itself, refuses both.
 """
 
 from __future__ import annotations
