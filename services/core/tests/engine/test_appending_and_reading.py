@@ -399,6 +399,19 @@ def test_what_is_json_only_together_is_refused(tmp_path: Path, payloads: list[by
         assert store.last_position == 0
 
 
+def test_a_state_that_is_given_out_can_t_be_changed(made: Made) -> None:
+    store, settle = made
+    store.append(TENANT, [new_event("x", b'{"k":1}')])
+    settle(store)
+    for _ in range(2):
+        state = store.state(TENANT, "x")
+        with pytest.raises(TypeError):
+            state.members["k"] = Raw(b"2")  # type: ignore[index]
+        with pytest.raises(AttributeError):
+            state.version = 7  # type: ignore[misc]
+        assert (state.version, state.value(), dict(state.members)) == (1, {"k": 1}, {"k": Raw(b"1")})
+
+
 def test_the_text_of_an_id_is_that_of_the_id(tmp_path: Path) -> None:
     with open_store(tmp_path / "s") as store:
         events = store.append(TENANT, [new_event(), new_event(event_id=uuid.UUID(int=7))]).events

@@ -42,7 +42,9 @@ def position_of_server_id(event_id: UUID) -> int:
 
 
 class Event(msgspec.Struct, gc=False):
-    """A stored event. Treat it as immutable.
+    """A stored event. Treat it as immutable: memory gives the same one to every reader.
+
+    Not frozen, because an append makes it before it knows its places, and another one would cost as much again.
 
     Attributes:
         event_type, entity_id, tenant_id: as appended.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -30,7 +31,7 @@ class Mergeable(Protocol):
     def timestamp(self) -> int: ...
 
 
-class EntityState(msgspec.Struct, gc=False):
+class EntityState(msgspec.Struct, frozen=True, gc=False):
     """What the events of an entity amount to.
 
     Attributes:
@@ -39,7 +40,6 @@ class EntityState(msgspec.Struct, gc=False):
         last_position, last_recorded_at, last_timestamp: of that event; 0 if none counts.
         newest_timestamp: the greatest `timestamp` among those events; 0 if none counts.
         first_version: from which on events of the entity can be read: 1, or the one behind what was removed.
-        members: of the state, each the JSON that came last.
     """
 
     version: int = 0
@@ -49,11 +49,16 @@ class EntityState(msgspec.Struct, gc=False):
     last_timestamp: int = 0
     newest_timestamp: int = 0
     first_version: int = 1
-    members: dict[str, msgspec.Raw] = {}
+    _members: dict[str, msgspec.Raw] = {}
+
+    @property
+    def members(self) -> Mapping[str, msgspec.Raw]:
+        """Of the state, each the JSON that came last. To look at: others are given the same state."""
+        return MappingProxyType(self._members)
 
     def to_json(self) -> bytes:
         """The state as one JSON object: numbers as precise, and keys in the order, as they came."""
-        return _encoder.encode(self.members)
+        return _encoder.encode(self._members)
 
     def value(self) -> dict[str, Any]:
         """The state as Python values."""
@@ -114,7 +119,7 @@ def fold(state: EntityState, events: Iterable[Mergeable]) -> EntityState:
 
     0.4 µs an event of two members. The state given is not changed.
     """
-    members = dict(state.members)
+    members = state._members.copy()
     update = members.update
     decode = _objects.decode
     last: Mergeable | None = None
