@@ -21,7 +21,6 @@ from allsource_core.engine.errors import CorruptionError
 from allsource_core.engine.filenames import StorePaths
 from allsource_core.engine.hashes import Hash, Hasher
 from allsource_core.engine.manifest import SegmentEntry
-from allsource_core.engine.queries import EventQuery
 from allsource_core.engine.row_group import COLUMNS, EntityRows, RowGroup
 from allsource_core.engine.segment_format import OPTIONAL_COLUMNS, SCHEMA
 from allsource_core.engine.segment_index import SegmentIndex, build_index
@@ -165,27 +164,9 @@ class SegmentReader:
             _log.warning("an index is made anew: %s", error)
             return SegmentIndex(data, path)
 
-    def verify(self) -> None:
-        """Compare the checksums of both files. Raises CorruptionError, also where the index could be made anew."""
-        self._map()
-        _map_verified(self._files.index, self.entry.index_bytes, self.entry.index_checksum)
-
     def may_contain(self, hashed: Hash) -> bool:
         """Whether the entity, type or tag of this hash (`Hasher`) may be here; False is certain. 1 µs, no read."""
         return self.index.may_contain(hashed)
-
-    def may_match(self, tenant: int, query: EventQuery) -> bool:
-        """Whether an event of a tenant that the query selects may be here; False is certain. No read."""
-        after, before = query.after_position, query.before_position
-        if self.entry.last_position <= after or (before is not None and self.entry.first_position >= before):
-            return False
-        index, hasher = self.index, self._hasher
-        return (
-            index.may_reach(query.since, query.until)
-            and (query.entity_id is None or index.may_contain(hasher.entity(tenant, query.entity_id)))
-            and (query.event_type is None or index.may_contain(hasher.event_type(tenant, query.event_type)))
-            and all(index.may_contain(hasher.tag(tenant, tag)) for tag in query.tags)
-        )
 
     def entity_rows(
         self, tenant: TenantKey, entity_id: str, min_version: int = 1, max_version: int | None = None
