@@ -412,6 +412,13 @@ def test_a_state_that_is_given_out_can_t_be_changed(made: Made) -> None:
         assert (state.version, state.value(), dict(state.members)) == (1, {"k": 1}, {"k": Raw(b"1")})
 
 
+def test_white_space_in_front_of_a_payload_keeps_nothing_from_a_state(made: Made) -> None:
+    store, settle = made
+    store.append(TENANT, [NewEvent("t", "x", payload) for payload in (b' {"a":1}', b'\t{"b":2}', b" 3")])
+    settle(store)
+    assert store.state(TENANT, "x").value() == {"a": 1, "b": 2}
+
+
 def test_the_text_of_an_id_is_that_of_the_id(tmp_path: Path) -> None:
     with open_store(tmp_path / "s") as store:
         events = store.append(TENANT, [new_event(), new_event(event_id=uuid.UUID(int=7))]).events

@@ -255,6 +255,24 @@ def test_a_removed_tenant_leaves_nothing_to_one_of_its_name(site: Site, before: 
         assert site.store.state(TENANT, "e").event_count == 2
 
 
+def test_of_two_removals_of_a_tenant_at_once_one_finds_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.store.append(TENANT, [new_event("e")])
+    path = site.store._parts.path
+    append_controls = path.append_controls
+
+    def come_second(makes: Any) -> None:
+        monkeypatch.undo()
+        site.store.removals.tenant(TENANT)
+        append_controls(makes)
+
+    monkeypatch.setattr(path, "append_controls", come_second)
+    with pytest.raises(NotFoundError):
+        site.store.removals.tenant(TENANT)
+    assert len(site.store.removals.latest(TENANT, limit=10)) == 0
+    site.store.append(TENANT, [new_event("e")])
+    assert site.store.version(TENANT, "e") == 1
+
+
 def test_an_append_that_is_late_takes_nothing_from_a_removed_tenant_to_the_new_one_of_its_name(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -21,10 +21,8 @@ from allsource_core.engine import (
     retention,
 )
 from allsource_core.engine.job_runners import InlineRunner
-from allsource_core.engine.log_format import EntityShortened, decode_body, encode_control
 from allsource_core.engine.log_writer import LogWriter
 from allsource_core.engine.maintenance_jobs import Job, JobResult, RetentionJob
-from allsource_core.engine.markers import marker_of
 from allsource_core.engine.segment_format import SHORTENED
 from allsource_core.engine.view import View
 
@@ -417,17 +415,6 @@ def test_what_is_said_of_a_state_does_not_change_by_retention(store: EventStore,
         finish(store)
         assert len(versions(store)) == 16 - first
         assert store.state(TENANT, "e") == msgspec.structs.replace(before, first_version=first)
-
-
-def test_a_snapshot_of_an_earlier_release_is_read(store: EventStore) -> None:
-    fields = [3, 1, 9, 77, "e", 5, 2, b'{"a":1}']
-    head = msgspec.msgpack.encode(fields)
-    record = decode_body(memoryview(len(head).to_bytes(4, "little") + head))
-    assert isinstance(record, EntityShortened)
-    state = marker_of(record).state()
-    assert (state.version, state.event_count, state.last_position, state.last_timestamp) == (5, 5, 9, 77)
-    assert (state.first_version, state.value()) == (6, {"a": 1})
-    assert decode_body(memoryview(encode_control(record))) == record
 
 
 def test_segments_show_what_was_shortened_as_the_format_says(store: EventStore, path: Path) -> None:

@@ -96,15 +96,14 @@ class EntityRemoved(ControlRecord, tag=2, frozen=True):
 class EntityShortened(ControlRecord, tag=3, frozen=True):
     """Retention removed an entity's events up to `version`.
 
-    `snapshot` is the state that they made, as JSON; `summary` what else is to be known of them, as JSON too, or nothing
-    in records of releases before 0.3.
+    `snapshot` is the state that they made, as JSON; `summary` what else is to be known of them, as JSON too.
     """
 
     entity_id: str
     version: int
     events_removed: int
     snapshot: bytes
-    summary: bytes = b""
+    summary: bytes
 
 
 class EventErased(ControlRecord, tag=4, frozen=True):

@@ -20,7 +20,7 @@ class Marker(msgspec.Struct, frozen=True, gc=False):
         kind: `SHORTENED` or `REMOVED`.
         payload: for `SHORTENED` the state that the removed events made, as JSON.
         recorded_at: microseconds since the epoch.
-        summary: the rest of that state, as `EntityState.summary` gives it; None where the record has none.
+        summary: the rest of that state, as `EntityState.summary` gives it; None for `REMOVED`.
     """
 
     version: int
@@ -41,8 +41,8 @@ class Marker(msgspec.Struct, frozen=True, gc=False):
 
     def state(self) -> EntityState:
         """What the removed events amount to: nothing where the entity was removed."""
-        if self.kind == SHORTENED:
-            return state_of_snapshot(self.version, self.payload, self.position, self.recorded_at, self.summary)
+        if self.summary is not None:
+            return state_of_snapshot(self.version, self.payload, self.summary)
         return EntityState(first_version=self.version + 1)
 
 
@@ -50,5 +50,4 @@ def marker_of(record: EntityRemoved | EntityShortened) -> Marker:
     """How a record of the log stands in a segment."""
     if isinstance(record, EntityRemoved):
         return Marker(record.version, record.position, REMOVED, b"null", record.recorded_at)
-    summary = record.summary or None
-    return Marker(record.version, record.position, SHORTENED, record.snapshot, record.recorded_at, summary)
+    return Marker(record.version, record.position, SHORTENED, record.snapshot, record.recorded_at, record.summary)

@@ -117,20 +117,26 @@ class RemovalRequests:
             StoreReadOnlyError, AppendUncertainError, StoreClosedError: as `EventStore.append`.
         """
         self._check_open()
-        number = self._parts.sequencer.numbers.get(tenant_id)
-        if not number:
-            raise NotFoundError(f"tenant {tenant_id!r} has no events")
+        numbers = self._parts.sequencer.numbers
         memory = self._parts.sequencer.memory
         if memory.sealed_through < memory.unnumbered_through:
             # Records of format 1 get their tenants' numbers when they are sealed; this one is about to be forgotten.
             self._parts.seal()
 
         def look(view: View, tenant: TenantKey) -> _Make:
+            if not tenant.number:
+                raise NotFoundError(f"tenant {tenant_id!r} has no events")
             count = sum(segment.index.tenant_events.get(tenant.number, 0) for segment in view.segments)
             for table in view.tables:
                 index = table.find_tenant(tenant.number)
                 count += 0 if index is None else len(index.places)
-            return lambda position, recorded_at: TenantRemoved(tenant.number, position, recorded_at, count)
+
+            def make(position: int, recorded_at: int) -> AnyControlRecord:
+                if numbers.get(tenant_id) != tenant.number:
+                    raise NotFoundError(f"tenant {tenant_id!r} was removed just now")
+                return TenantRemoved(tenant.number, position, recorded_at, count)
+
+            return make
 
         return self._remove(tenant_id, look)
 

@@ -87,21 +87,15 @@ class _Summary(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True
 _summaries: Final = msgspec.json.Decoder(_Summary)
 
 
-def state_of_snapshot(
-    version: int, payload: bytes, position: int, recorded_at: int, summary: bytes | None
-) -> EntityState:
+def state_of_snapshot(version: int, members: bytes, summary: bytes) -> EntityState:
     """The state that a snapshot stands for: of the events up to a version.
 
     Args:
         version: of the last of them.
-        payload: the members, as one JSON object.
-        position, recorded_at: of the record that has the snapshot.
-        summary: as `EntityState.summary` gave it. Releases before 0.3 wrote none: then the record stands for the last
-            event, which lies before it, and every version up to that for an event.
+        members: as one JSON object.
+        summary: as `EntityState.summary` gave it.
     """
-    known = _Summary(version, position, recorded_at, recorded_at, recorded_at)
-    if summary is not None:
-        known = _summaries.decode(summary)
+    known = _summaries.decode(summary)
     return EntityState(
         version,
         known.event_count,
@@ -110,7 +104,7 @@ def state_of_snapshot(
         known.last_timestamp,
         known.newest_timestamp,
         version + 1,
-        _objects.decode(payload),
+        _objects.decode(members),
     )
 
 
@@ -126,7 +120,8 @@ def fold(state: EntityState, events: Iterable[Mergeable]) -> EntityState:
     count, newest = 0, state.newest_timestamp
     for event in events:
         payload = event.payload
-        if payload[:1] == b"{":
+        # White space in front is an embedding program's.
+        if payload[:1] == b"{" or payload.lstrip()[:1] == b"{":
             update(decode(payload))
         if event.timestamp > newest:
             newest = event.timestamp
