@@ -13,8 +13,9 @@ import msgspec
 import pytest
 
 from allsource_core.admin.__main__ import main
+from allsource_core.admin.descriptions import description_text
 from allsource_core.admin.output import Output
-from allsource_core.engine import EventStore, VerificationProgress
+from allsource_core.engine import EventStore, VerificationProgress, inspect_store
 from allsource_core.engine.log_format import (
     CLOSING_MARK,
     FILE_HEADER_BYTES,
@@ -190,6 +191,15 @@ def test_inspect_prints_tables_and_no_secret(store: Path, capsys: pytest.Capture
         assert title in lines
     assert manifest_of(store).hash_key not in text
     assert manifest_of(store).hash_key not in "".join(run(capsys, "inspect", "--json", store)[1])
+
+
+def test_of_a_long_table_people_see_the_beginning(store: Path) -> None:
+    description = inspect_store(store)
+    (pending, *_) = description.removals_pending
+    text = description_text(msgspec.structs.replace(description, removals_pending=[pending] * 107))
+    lines = [line.split() for line in text.splitlines()]
+    assert len([cells for cells in lines if cells[:2] == [str(pending.position), pending.kind]]) == 100
+    assert "  … and 7 more; --json has all" in text.splitlines()
 
 
 def test_inspect_tells_of_damage_that_it_meets(store: Path, capsys: pytest.CaptureFixture[str]) -> None:

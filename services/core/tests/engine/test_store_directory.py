@@ -10,10 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from allsource_core.engine import StoreLockedError, verify_store
+from allsource_core.engine import EventStore, StoreLockedError, verify_store
 
 from .data_directory import errors_of
 from .stores import TENANT, new_event, open_store
+
+
+def test_a_directory_may_be_given_as_text(tmp_path: Path) -> None:
+    with EventStore.open(str(tmp_path / "s")) as store:
+        store.append(TENANT, [new_event()])
+    with open_store(tmp_path / "s") as store:
+        assert len(list(store.read(TENANT))) == 1
 
 
 def test_a_lock_file_that_is_deleted_lets_nobody_in(tmp_path: Path) -> None:

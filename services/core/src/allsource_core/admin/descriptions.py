@@ -11,6 +11,8 @@ from allsource_core.engine import StoreDescription
 __all__ = ["description_text"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_ROWS_MAX: Final = 100
+"""Of a table: retention alone may have removed something of 50,000 entities at once."""
 
 
 def description_text(store: StoreDescription) -> str:
@@ -66,15 +68,18 @@ def _lines(store: StoreDescription) -> Iterator[str]:
 
 
 def _table(title: str, names: Sequence[str], rows: Iterable[Sequence[Any]]) -> Iterator[str]:
-    lines = [names, *rows] if names else list(rows)
-    if len(lines) == (1 if names else 0):
+    rows = list(rows)
+    if not rows:
         return
+    lines = [names, *rows[:_ROWS_MAX]] if names else rows[:_ROWS_MAX]
     cells = [[str(cell) for cell in line] for line in lines]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     yield ""
     yield f"{title}:"
     for line in cells:
         yield ("  " + "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True))).rstrip()
+    if len(rows) > _ROWS_MAX:
+        yield f"  … and {len(rows) - _ROWS_MAX} more; --json has all"
 
 
 def _files(sizes: Sequence[int]) -> str:

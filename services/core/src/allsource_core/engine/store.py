@@ -64,7 +64,7 @@ class EventStore:
     @classmethod
     def open(
         cls,
-        path: Path,
+        path: Path | str,
         *,
         options: StoreOptions | None = None,
         clock: Clock = system_clock,
@@ -87,7 +87,7 @@ class EventStore:
             CorruptionError: acknowledged bytes are damaged. They are left as they are.
             OSError: the directory can't be used.
         """
-        parts = open_store(path, filesystem or LocalFilesystem(), options or StoreOptions(), clock, progress)
+        parts = open_store(Path(path), filesystem or LocalFilesystem(), options or StoreOptions(), clock, progress)
         return cls(parts, clock)
 
     @classmethod
