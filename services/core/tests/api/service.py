@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +44,14 @@ def token(role: str = "admin", *, tenant: str = "default", secret: str = SECRET,
 
 def bearer(role: str = "admin", **changes: Any) -> dict[str, str]:
     return {"Authorization": f"Bearer {token(role, **changes)}"}
+
+
+def until(holds: Callable[[], bool]) -> None:
+    """Wait for something that comes by itself, 30 seconds at most."""
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 class Core:

@@ -262,7 +262,7 @@ def test_a_cursor_ends_a_stream_of_the_rest(admin: httpx.Client, stored: Stored)
 
 def test_an_empty_answer_is_an_empty_page_and_an_empty_stream(admin: httpx.Client, entity: str):
     page = admin.get(QUERY, params={"entity_id": entity}).json()
-    assert page == {"events": [], "count": 0, "next_cursor": None}
+    assert page == {"events": [], "count": 0, "next_cursor": None, "first_version": 1}
     assert stream(admin, {"entity_id": entity}) == []
 
 

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from .service import JSON, Core, bearer, last_position, places, refusal
+from .service import BATCH, JSON, QUERY, Core, bearer, last_position, places, refusal, until
 
 RETENTION = "/api/v1/retention"
 
@@ -169,3 +169,22 @@ def test_policies_outlive_a_restart(start: Callable[..., Core]):
     with second.client() as client:
         assert client.get(RETENTION).json() == {"policies": [put.json()], "count": 1}
         assert client.get(f"{RETENTION}/order-").headers["ETag"] == put.headers["ETag"]
+
+
+def test_the_first_page_of_an_entity_says_from_which_version_on_it_can_be_read(admin: httpx.Client, prefix: str):
+    shortened, whole = f"{prefix}-shortened", f"{prefix}-whole"
+    for entity in (shortened, whole):
+        events = [{"event_type": "t", "entity_id": entity, "payload": {}}] * 4
+        admin.post(BATCH, json={"events": events}).raise_for_status()
+    admin.put(f"{RETENTION}/{shortened}", json={"max_count": 2}).raise_for_status()
+
+    def page(entity: str, **parameters: object) -> dict[str, Any]:
+        return admin.get(QUERY, params={"entity_id": entity, **parameters}).raise_for_status().json()
+
+    until(lambda: page(shortened)["first_version"] == 3)
+    assert [event["version"] for event in page(shortened)["events"]] == [3, 4]
+    first = page(whole, limit=3)
+    assert (first["first_version"], first["count"]) == (1, 3)
+    assert "first_version" not in page(whole, limit=3, cursor=first["next_cursor"])
+    assert "first_version" not in admin.get(QUERY, params={"limit": 1}).json()
+    assert page(f"{prefix}-none")["first_version"] == 1

@@ -14,18 +14,11 @@ import pytest
 
 from allsource_core.engine import EventStore, NewEvent, StoreOptions
 
-from .service import BATCH, EVENTS, LOGIN, PASSWORD, QUERY, Core, bearer, refusal
+from .service import BATCH, EVENTS, LOGIN, PASSWORD, QUERY, Core, bearer, refusal, until
 
 Start = Callable[..., Core]
 EVENT: dict[str, Any] = {"event_type": "a", "entity_id": "b", "payload": 1}
 MEBIBYTE = 1024 * 1024
-
-
-def until(holds: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 class TestDurability:

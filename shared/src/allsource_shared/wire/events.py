@@ -213,9 +213,16 @@ class QueryParameters(ReadOptions, frozen=True, forbid_unknown_fields=True, kw_o
     cursor: str | None = None
 
 
-class EventPage(msgspec.Struct):
-    """One page of a query. `next_cursor` is null on the last one there is at present."""
+class EventPage(msgspec.Struct, omit_defaults=True):
+    """One page of a query.
+
+    Attributes:
+        next_cursor: null on the last page there is at present.
+        first_version: only on the first page of one entity: from which version on its events can be read. More than 1
+            where retention or a removal took those before.
+    """
 
     events: list[EventView]
     count: int
     next_cursor: str | None
+    first_version: int | None = None

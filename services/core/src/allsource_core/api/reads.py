@@ -100,7 +100,11 @@ class ReadRoutes:
                 if taken < len(events):
                     next_cursor = b'"%b"' % encode_cursor(last_position, parameters).encode()
                     break
-        return b'{"events":[%b],"count":%d,"next_cursor":%b}' % (b",".join(parts), count, next_cursor)
+        first = b""
+        if query.entity_id is not None and parameters.cursor is None:
+            # Looked up last: what was removed meanwhile may still be on the page, and nothing is missing unsaid.
+            first = b',"first_version":%d' % await self._store.first_version_async(tenant_id, query.entity_id)
+        return b'{"events":[%b],"count":%d,"next_cursor":%b%b}' % (b",".join(parts), count, next_cursor, first)
 
     async def _stream(self, call: Call, query: EventQuery) -> StreamResponse:
         response = StreamResponse(

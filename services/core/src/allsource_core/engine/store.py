@@ -287,6 +287,14 @@ class EventStore:
         marker = self._catalog.view.marker(self._numbers.key(tenant_id), entity_id)
         return 1 if marker is None else marker.version + 1
 
+    async def first_version_async(self, tenant_id: str, entity_id: str) -> int:
+        """`first_version` for a caller on an event loop."""
+        self._check_open()
+        view, tenant = self._catalog.view, self._numbers.key(tenant_id)
+        if not view.marking_segments(tenant, entity_id):
+            return self.first_version(tenant_id, entity_id)
+        return await in_thread(self._readers, self.first_version, tenant_id, entity_id)
+
     def subscribe(
         self, tenant_id: str, query: EventQuery | None = None, *, poll_seconds: float = 0.005
     ) -> Generator[Event | CaughtUp, None, None]:

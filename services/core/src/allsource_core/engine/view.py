@@ -370,15 +370,19 @@ class View:
         1 µs a segment that has any markers; reads those that may have one of this entity.
         """
         found = self.removed.markers.get((tenant.number, entity_id))
-        if not tenant.number or not any(segment.index.has_markers for segment in self.segments):
-            return found
-        key = self._hasher.entity(tenant.number, entity_id)
-        for segment in self.segments:
-            if segment.index.has_markers and segment.may_contain(key):
-                for marker in segment.entity_rows(tenant, entity_id).markers:
-                    if marker.counts_more_than(found):
-                        found = marker
+        for segment in self.marking_segments(tenant, entity_id):
+            for marker in segment.entity_rows(tenant, entity_id).markers:
+                if marker.counts_more_than(found):
+                    found = marker
         return found
+
+    def marking_segments(self, tenant: TenantKey, entity_id: str) -> list[SegmentReader]:
+        """The segments that may have a marker of an entity."""
+        marking = [segment for segment in self.segments if segment.index.has_markers]
+        if not marking or not tenant.number:
+            return []
+        key = self._hasher.entity(tenant.number, entity_id)
+        return [segment for segment in marking if segment.may_contain(key)]
 
 
 def _last_position(segment: SegmentReader) -> int:
