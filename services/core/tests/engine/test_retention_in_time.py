@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import secrets
+import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -167,6 +169,29 @@ def test_a_policy_that_is_taken_back_during_a_look_removes_nothing(
     store.seal()
     during_the_look(monkeypatch, lambda: store.removals.set_policy(TENANT, ""))
     store.removals.set_policy(TENANT, "", max_count=1)
+    finish(store)
+    assert versions(store) == [1, 2, 3]
+
+
+def test_a_policy_that_is_being_taken_back_as_a_look_begins_removes_nothing(
+    store: EventStore, clock: TurnableClock
+) -> None:
+    fill(store, 3)
+    store.seal()
+    store.removals.set_policy(TENANT, "", max_age_us=SECOND)
+    store.compact()
+    clock.now += 2 * SECOND
+    sequenced = store._parts.sequencer.memory.next_position
+    committer = store._parts.path._committer
+    assert committer is not None
+    ending = threading.Thread(target=store.removals.set_policy, args=(TENANT, ""))
+    with committer._committing:
+        # It is sequenced, and waits for its sync.
+        ending.start()
+        while store._parts.sequencer.memory.next_position == sequenced:
+            time.sleep(0.001)
+        store.compact()
+    ending.join()
     finish(store)
     assert versions(store) == [1, 2, 3]
 

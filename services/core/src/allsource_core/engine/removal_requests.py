@@ -53,7 +53,7 @@ class RemovalRequests:
 
         Raises:
             NotFoundError: nothing of it can be read.
-            StoreReadOnlyError, AppendUncertainError, StoreClosedError: as `EventStore.append`.
+            StoreReadOnlyError, AppendUncertainError, OverloadedError, StoreClosedError: as `EventStore.append`.
         """
 
         def look(view: View, tenant: TenantKey) -> _Make:
@@ -90,7 +90,7 @@ class RemovalRequests:
         Raises:
             NotFoundError: there is no such event, or it is erased already.
             KeysDamagedError: it can't be looked up now; try again soon.
-            StoreReadOnlyError, AppendUncertainError, StoreClosedError: as `EventStore.append`.
+            StoreReadOnlyError, AppendUncertainError, OverloadedError, StoreClosedError: as `EventStore.append`.
         """
 
         def look(view: View, tenant: TenantKey) -> _Make:
@@ -114,7 +114,7 @@ class RemovalRequests:
 
         Raises:
             NotFoundError: it has no events.
-            StoreReadOnlyError, AppendUncertainError, StoreClosedError: as `EventStore.append`.
+            StoreReadOnlyError, AppendUncertainError, OverloadedError, StoreClosedError: as `EventStore.append`.
         """
         self._check_open()
         numbers = self._parts.sequencer.numbers
@@ -146,7 +146,7 @@ class RemovalRequests:
         """Keep at most so many events, or so old ones, of each entity whose id begins with a prefix; None for both
         ends that.
 
-        Raises: StoreReadOnlyError, AppendUncertainError, StoreClosedError: as `EventStore.append`.
+        Raises: StoreReadOnlyError, AppendUncertainError, OverloadedError, StoreClosedError: as `EventStore.append`.
         """
 
         def make(position: int, recorded_at: int) -> AnyControlRecord:

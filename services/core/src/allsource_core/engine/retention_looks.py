@@ -87,13 +87,15 @@ class RetentionLooks:
             raise
 
     def _look(self) -> bool:
-        rules = self._rules()
         # From here on, what is removed and what policies are changed is known when the records are made; what was
-        # before is durable after the commit, so the job is told of it.
+        # before is durable after the commit, so the rules and the job are told of it.
         with self._path.lock:
             self._sequencer.touched = set()
         try:
             self._path.commit()
+            rules = self._rules()
+            if not rules:
+                return False
             must_seal, heads = self._in_memory(RetentionRules(rules))
             if must_seal and not self._has_frozen:
                 # Segments are what events are removed from. Once a look: there may always be new ones in memory.

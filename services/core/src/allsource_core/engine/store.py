@@ -92,7 +92,10 @@ class EventStore:
 
     @classmethod
     def in_memory(cls, *, options: StoreOptions | None = None, clock: Clock = system_clock) -> Self:
-        """A store that is gone when it is closed, for tests of programs that embed it. Nothing touches a file."""
+        """A store that is gone when it is closed, for tests of programs that embed it. Nothing touches a file.
+
+        So nothing is sealed, and policies of retention remove nothing.
+        """
         return cls(open_in_memory(options or StoreOptions(), clock), clock)
 
     def __enter__(self) -> Self:
