@@ -433,6 +433,30 @@ def no_descriptors(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
     return turn
 
 
+@pytest.mark.parametrize("number", REFUSALS)
+def test_a_look_of_retention_that_can_t_open_a_segment_calls_it_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    without_background_work(monkeypatch)
+    map_file = pa.memory_map
+
+    def refuse_segments(path: str, *arguments: Any) -> Any:
+        if path.endswith(".parquet"):
+            raise OSError(number, "injected fault", path)
+        return map_file(path, *arguments)
+
+    with open_store(tmp_path / "s", options=SMALL) as store:
+        store.append(TENANT, [new_event()] * 3)
+        store.seal()
+        store.removals.set_policy(TENANT, "", max_count=1)
+        monkeypatch.setattr(pa, "memory_map", refuse_segments)
+        store._parts.maintenance._round()
+        assert (store.stats().maintenance_failures, store.stats().read_only_code) == (1, None)
+        monkeypatch.setattr(pa, "memory_map", map_file)
+        store.compact()
+        assert [event.version for event in store.read(TENANT)] == [3]
+
+
 def test_a_file_that_can_t_be_opened_at_present_is_not_damaged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, no_descriptors: Callable[[bool], None]
 ) -> None:

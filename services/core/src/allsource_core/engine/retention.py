@@ -196,18 +196,18 @@ class _Segment:
 
     def __init__(self, paths: StorePaths, reader: SegmentReader) -> None:
         self._path = paths.segment(reader.entry.file)
+        self._reader = reader
         self.index: SegmentIndex = reader.index
 
     def read(self, names: list[str], groups: Sequence[int] | None = None) -> Iterator[pa.Table]:
-        """Columns of row groups, one after the other; of all by default. Raises CorruptionError."""
+        """Columns of row groups, one after the other; of all by default. Raises CorruptionError, OSError."""
+        mapped = self._reader.mapped()
         try:
-            with pa.memory_map(str(self._path)) as file:
-                mapped = file.read_buffer()
             parquet: Any = pq.ParquetFile(pa.BufferReader(mapped), page_checksum_verification=True)
             for group in range(parquet.num_row_groups) if groups is None else groups:
                 yield parquet.read_row_group(group, columns=names, use_threads=False)
-        except FileNotFoundError:
-            raise CorruptionError(self._path, 0, "the file is missing") from None
+        except MemoryError:
+            raise
         except (pa.ArrowException, OSError) as error:
             raise CorruptionError(self._path, 0, f"it can't be read: {error}") from error
 

@@ -196,7 +196,7 @@ class SegmentReader:
 
     def decode(self) -> DecodedSegment:
         """All events, in the order of positions. 40 ms for 262,144 events; `DecodedCache` keeps them."""
-        mapped = self._map()
+        mapped = self.mapped()
         left_out = {name for name in OPTIONAL_COLUMNS if name not in self.index.columns}
         names = [name for name in SCHEMA.names if name not in left_out]
 
@@ -216,7 +216,8 @@ class SegmentReader:
         """Let go of the files. Reads under way end as they would have; others must not begin."""
         self._finalizer()
 
-    def _map(self) -> pa.Buffer:
+    def mapped(self) -> pa.Buffer:
+        """The segment's file, verified. What is read from it opens nothing."""
         mapped = self._mapped
         if mapped is None:
             with self._lock:
@@ -227,12 +228,12 @@ class SegmentReader:
         return mapped
 
     def _open(self) -> _OpenFile:
-        mapped = self._map()
+        mapped = self.mapped()
         return self._open_files.get(self._files, lambda: _OpenFile(mapped))
 
     def _read(self, read: Callable[[], T]) -> T:
-        # First, since what goes wrong here may be of the moment. What is read from it afterwards opens nothing.
-        self._map()
+        # First, since what goes wrong here may be of the moment.
+        self.mapped()
         try:
             return read()
         except MemoryError:
