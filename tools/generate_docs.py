@@ -17,7 +17,7 @@ from allsource_control_plane.settings import ControlPlaneSettings
 from allsource_core.settings import CoreSettings
 from allsource_shared.core_routes import CORE_ROUTES
 from allsource_shared.permissions import ROLE_PERMISSIONS, Permission
-from allsource_shared.problems import PROBLEM_MEDIA_TYPE, PROBLEMS
+from allsource_shared.problems import PROBLEM_MEDIA_TYPE, PROBLEMS, ProblemKind
 from allsource_shared.routes import Access, Route
 from tools.configuration_page import configuration_page
 
@@ -50,6 +50,10 @@ A caller without a credential gets 401, one without the permission 403.
 _ACCESS: Final = {
     Access.PUBLIC: "nothing",
     Access.CONFIGURED: "nothing, or `metrics` if `metrics.public` is false",
+    Access.ANY: "any credential",
+    Access.USER: "a signed-in user; no API key",
+    Access.OWN_TENANT: "any credential for the own tenant, `manage_tenants` for others",
+    Access.GATEWAY: "the key of the gateway",
 }
 
 
@@ -57,9 +61,13 @@ def errors_page() -> str:
     """The table of machine codes."""
     rows = sorted(PROBLEMS.items(), key=lambda row: row[1].status)
     return _ERRORS_INTRODUCTION + "".join(
-        f"| `{code}` | {kind.status} {HTTPStatus(kind.status).phrase} | {kind.title} | {_cell(kind.meaning)} |\n"
-        for code, kind in rows
+        f"| `{code}` | {_statuses(kind)} | {kind.title} | {_cell(kind.meaning)} |\n" for code, kind in rows
     )
+
+
+def _statuses(kind: ProblemKind) -> str:
+    statuses = [kind.status, *([] if kind.other_status is None else [kind.other_status])]
+    return ", ".join(f"{status} {HTTPStatus(status).phrase}" for status in statuses)
 
 
 def permissions_page() -> str:

@@ -19,6 +19,13 @@ __all__ = ["COMMON_PROBLEMS", "openapi_document"]
 COMMON_PROBLEMS: Final = ("bad_path", "bad_query", "internal_error", "starting", "stopping")
 """What any route can answer."""
 
+_OPEN: Final = (Access.PUBLIC, Access.CONFIGURED)
+_NEEDS: Final = {
+    Access.ANY: "Needs any credential.",
+    Access.USER: "Needs a signed-in user; an API key is not enough.",
+    Access.OWN_TENANT: "Needs any credential for the own tenant, `manage_tenants` for others.",
+}
+
 _REFERENCE: Final = "#/components/schemas/{name}"
 
 
@@ -30,7 +37,8 @@ def openapi_document(*, title: str, version: str, routes: Iterable[Route], extra
         routes: the rows to describe.
         extra_problems: codes that any route of this service can answer besides `COMMON_PROBLEMS`.
     """
-    routes = list(routes)
+    # What services say to each other is nobody else's business.
+    routes = [route for route in routes if route.access is not Access.GATEWAY]
     common = (*COMMON_PROBLEMS, *extra_problems)
     types = {struct for route in routes for struct in (route.request, route.response, route.query) if struct}
     _, components = msgspec.json.schema_components([*sorted(types, key=repr), Problem], ref_template=_REFERENCE)
@@ -65,11 +73,13 @@ def _operation(route: Route, components: dict[str, Any], common: tuple[str, ...]
     notes = []
     if isinstance(route.access, Permission):
         notes.append(f"Needs the permission `{route.access}`.")
+    elif route.access in _NEEDS:
+        notes.append(_NEEDS[route.access])
     if route.lenient:
         notes.append("Unknown fields and parameters are ignored and listed in a `Warning` header.")
     if notes:
         operation["description"] = " ".join(notes)
-    operation["security"] = [] if isinstance(route.access, Access) else [{"bearer": []}, {"header": []}]
+    operation["security"] = [] if route.access in _OPEN else [{"bearer": []}, {"header": []}]
     if route.request is not None:
         operation["requestBody"] = {
             "required": True,
@@ -104,7 +114,7 @@ def _query_parameters(route: Route, components: dict[str, Any]) -> list[dict[str
 
 def _header_parameters(route: Route) -> list[dict[str, Any]]:
     headers = [(REQUEST_ID_HEADER, "Names the request in logs; echoed, or made where it is absent."), *route.headers]
-    if isinstance(route.access, Permission):
+    if route.access not in _OPEN:
         headers.append(("X-Tenant-ID", "The tenant to work in; another than one's own only for who may choose."))
     if route.request is not None:
         headers.append(("Content-Encoding", "`gzip` or `deflate`, if the body is packed."))
@@ -122,13 +132,16 @@ def _responses(route: Route, common: tuple[str, ...]) -> dict[str, Any]:
     if route.other_status is not None:
         responses[str(route.other_status)] = {"description": HTTPStatus(route.other_status).phrase, "content": content}
     codes = [*common, *route.problems]
-    if isinstance(route.access, Permission):
+    if route.access not in _OPEN:
         codes += ["unauthorized", "forbidden", "not_found", "reserved_tenant", "bad_header"]
     if route.request is not None:
         codes += ["malformed_json", "invalid_body", "body_too_large", "unsupported_media_type", "request_timeout"]
     by_status: dict[int, list[str]] = {}
     for code in sorted(set(codes)):
-        by_status.setdefault(PROBLEMS[code].status, []).append(code)
+        kind = PROBLEMS[code]
+        for status in (kind.status, kind.other_status):
+            if status is not None:
+                by_status.setdefault(status, []).append(code)
     for status, names in sorted(by_status.items()):
         responses[str(status)] = {
             "description": ", ".join(f"`{name}`" for name in names),

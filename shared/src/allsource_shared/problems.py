@@ -23,11 +23,13 @@ class ProblemKind(msgspec.Struct, frozen=True):
         status: the HTTP status.
         title: the same for every occurrence.
         meaning: for the documentation: when it happens, and what the caller can do.
+        other_status: of some occurrences, as `meaning` says; None where there are none.
     """
 
     status: int
     title: str
     meaning: str
+    other_status: int | None = None
 
 
 PROBLEMS: Final[dict[str, ProblemKind]] = {
@@ -67,6 +69,25 @@ PROBLEMS: Final[dict[str, ProblemKind]] = {
     ),
     "invalid_credentials": ProblemKind(401, "Sign-in refused", "Username or password is wrong."),
     "forbidden": ProblemKind(403, "Not allowed", "The caller is known but lacks the permission that `detail` names."),
+    "tenant_inactive": ProblemKind(
+        403, "Tenant inactive", "The tenant of the credential was deactivated. An administrator can activate it again."
+    ),
+    "password_change_required": ProblemKind(
+        403,
+        "Password change required",
+        "An administrator set the password: it must be changed with `POST /api/v1/auth/password` before anything else.",
+    ),
+    "admin_outside_default": ProblemKind(
+        400, "Administrator outside the default tenant", "Administrators exist in the tenant `default` only."
+    ),
+    "weak_password": ProblemKind(
+        400, "Password too weak", "The password is shorter than `auth.password_min_length`, or is the user's own name."
+    ),
+    "last_admin": ProblemKind(
+        409, "Last administrator", "The last active administrator can't be removed, demoted or deactivated."
+    ),
+    "default_tenant": ProblemKind(409, "Default tenant", "The tenant `default` can't be deleted or deactivated."),
+    "already_exists": ProblemKind(409, "Already exists", "Something has this name or id; `detail` says what."),
     "not_found": ProblemKind(404, "Not found", "There is no such route or thing, or it belongs to another tenant."),
     "method_not_allowed": ProblemKind(405, "Method not allowed", "`Allow` lists the methods of this route."),
     "not_acceptable": ProblemKind(406, "Not acceptable", "The route offers none of the types that `Accept` asks for."),
@@ -98,6 +119,13 @@ PROBLEMS: Final[dict[str, ProblemKind]] = {
         415, "Unsupported media type", "`Content-Type` or `Content-Encoding` is not one that the route reads."
     ),
     "rate_limited": ProblemKind(429, "Too many requests", "Try again after `Retry-After` seconds."),
+    "quota_exceeded": ProblemKind(
+        429,
+        "Quota exceeded",
+        "The tenant has used up a quota: `detail` names it, `expected` is the quota, `actual` what is used. 429 with "
+        "`Retry-After` where it begins anew by itself (events a day, queries an hour), else 403.",
+        other_status=403,
+    ),
     "internal_error": ProblemKind(
         500, "Internal error", "A defect of ours. The log has the cause under the answer's `request_id`."
     ),
@@ -168,6 +196,10 @@ class ApiError(Exception):
         expected: what a condition asked for, if one failed.
         actual: what was found instead; always present when `expected` is.
         headers: further answer headers (``Allow``, ``Retry-After``, ``WWW-Authenticate`` …).
+        other_status: answer with the other of the two statuses that the code has.
+
+    Attributes:
+        status: of the answer.
     """
 
     def __init__(
@@ -179,16 +211,18 @@ class ApiError(Exception):
         expected: Any = None,
         actual: Any = None,
         headers: Mapping[str, str] | None = None,
+        other_status: bool = False,
     ) -> None:
         super().__init__(f"{code}: {detail}")
         self.code = code
-        self.kind = PROBLEMS[code]
+        self.kind = kind = PROBLEMS[code]
+        self.status = kind.other_status if other_status and kind.other_status is not None else kind.status
         self.detail = detail
         self.errors = list(errors)
         self.expected = expected
         self.actual = actual
         self.headers = dict(headers or {})
-        if self.kind.status == 401:
+        if self.status == 401:
             self.headers.setdefault("WWW-Authenticate", 'Bearer realm="allsource"')
 
     def to_problem(self, request_id: str) -> Problem:
@@ -196,7 +230,7 @@ class ApiError(Exception):
         return Problem(
             type=f"urn:allsource:error:{self.code}",
             title=self.kind.title,
-            status=self.kind.status,
+            status=self.status,
             detail=self.detail,
             instance=f"urn:allsource:request:{request_id}",
             error=self.code,

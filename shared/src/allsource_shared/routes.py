@@ -33,6 +33,18 @@ class Access(Enum):
     CONFIGURED = "configured"
     """Anybody, or principals with `metrics`, as ``metrics.public`` says."""
 
+    ANY = "any"
+    """Any principal: a user or an API key."""
+
+    USER = "user"
+    """A signed-in user: no API key, whatever its role."""
+
+    OWN_TENANT = "own_tenant"
+    """Any principal for the tenant that it works in; `manage_tenants` for others. ``tenant_id`` names it."""
+
+    GATEWAY = "gateway"
+    """A gateway, by the key that both services are configured with, and nobody else."""
+
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
     """One row of a route table.

@@ -25,7 +25,9 @@ from allsource_core.api.operations import OperationRoutes
 from allsource_core.api.reads import ReadRoutes
 from allsource_core.api.removals import RemovalRoutes
 from allsource_core.api.retention import RetentionRoutes
+from allsource_core.changes import Changes
 from allsource_core.engine import EventStore, RecoveryProgress, StoreOptions
+from allsource_core.facts import Facts
 from allsource_core.identity.bootstrap import create_first_admin
 from allsource_core.identity.passwords import Passwords
 from allsource_core.identity.sign_in import SignInService
@@ -56,7 +58,9 @@ class _Services:
     def __init__(self, settings: CoreSettings, store: EventStore, key: SigningKey, metrics: CoreMetrics) -> None:
         auth = settings.auth
         self.passwords = Passwords(auth.sign_in_queue_max)
-        self.users = UserDirectory(store)
+        self.facts = Facts(store)
+        self.changes = Changes()
+        self.users = UserDirectory(self.facts, self.changes)
         signer = TokenSigner(
             key,
             issuer=auth.jwt_issuer,
@@ -65,30 +69,19 @@ class _Services:
             now=time.time,
         )
         bodies = Bodies(bytes_max=settings.server.max_body_bytes, timeout_seconds=settings.server.body_timeout_seconds)
-        identity = IdentityRoutes(SignInService(self.users, self.passwords, signer), bodies)
-        appends = AppendRoutes(store, bodies, metrics)
-        reads = ReadRoutes(store, metrics)
-        removals = RemovalRoutes(store)
-        retention = RetentionRoutes(store, bodies)
-        operations = OperationRoutes(store)
-        self.handlers: dict[str, Handler] = {
-            "login": identity.login,
-            "append_event": appends.append_event,
-            "append_batch": appends.append_batch,
-            "query_events": reads.query_events,
-            "get_event": reads.get_event,
-            "erase_event": removals.erase_event,
-            "remove_entity": removals.remove_entity,
-            "remove_entity_by_query": removals.remove_entity_by_query,
-            "list_retention": retention.list_policies,
-            "get_retention": retention.get_policy,
-            "put_retention": retention.put_policy,
-            "put_retention_by_query": retention.put_policy_by_query,
-            "delete_retention": retention.delete_policy,
-            "delete_retention_by_query": retention.delete_policy_by_query,
-            "list_operations": operations.list_operations,
-            "get_operation": operations.get_operation,
-        }
+        routes = (
+            IdentityRoutes(SignInService(self.users, self.passwords, signer), bodies),
+            AppendRoutes(store, bodies, metrics),
+            ReadRoutes(store, metrics),
+            RemovalRoutes(store),
+            RetentionRoutes(store, bodies),
+            OperationRoutes(store),
+        )
+        self.handlers: dict[str, Handler] = {}
+        for group in routes:
+            self.handlers.update(group.handlers)
+        # When every kind of fact has its owner.
+        self.facts.fold()
 
 
 async def serve(settings: CoreSettings, admin: BootstrapAdmin | None, stop: asyncio.Event) -> None:

@@ -10,7 +10,15 @@ import pytest
 
 from allsource_core import engine
 from allsource_core.api.problem_details import problem_response, to_api_error
-from allsource_core.identity.errors import IdentityError, InvalidCredentialsError, SignInQueueFullError
+from allsource_core.identity.errors import (
+    IdentityError,
+    IdentityRuleError,
+    InvalidCredentialsError,
+    SignInQueueFullError,
+    UnknownKeyError,
+    UnknownUserError,
+    UsernameTakenError,
+)
 from allsource_shared.core_routes import CORE_ROUTES
 from allsource_shared.problems import ApiError
 
@@ -34,6 +42,10 @@ ERRORS: list[tuple[Exception, int, str]] = [
     (PermissionError(errno.EACCES, "[Errno 13] Detail: '/srv/data'"), 503, "overloaded"),
     (InvalidCredentialsError(), 401, "invalid_credentials"),
     (SignInQueueFullError(), 429, "rate_limited"),
+    (UnknownUserError("there is no such user"), 404, "not_found"),
+    (UnknownKeyError("there is no such key"), 404, "not_found"),
+    (UsernameTakenError("the username is taken"), 409, "already_exists"),
+    (IdentityRuleError("last_admin", "the last one can't be removed"), 409, "last_admin"),
 ]
 NOT_OF_A_REQUEST = {"StoreLockedError", "ForeignDirectoryError", "RepairRefusedError", "StateNotKeptError"}
 OF_BATCHES_ALONE = {"condition_failed", "condition_too_broad"}
@@ -43,7 +55,7 @@ OF_BATCHES_ALONE = {"condition_failed", "condition_too_broad"}
 def test_an_error_is_the_problem_that_was_agreed(error: Exception, status: int, code: str):
     refusal = to_api_error(error)
     assert refusal is not None
-    assert (refusal.code, refusal.kind.status) == (code, status)
+    assert (refusal.code, refusal.status) == (code, status)
     response = problem_response(refusal, "request-1")
     assert (response.status, response.content_type) == (status, "application/problem+json")
     assert response.headers["X-Request-ID"] == "request-1"

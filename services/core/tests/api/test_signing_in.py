@@ -34,6 +34,8 @@ def test_the_right_password_gives_a_token_that_works(anonymous: httpx.Client):
         "email": "",
         "role": "admin",
         "tenant_id": "default",
+        "active": True,
+        "created_at": body["user"]["created_at"],
         "permissions": sorted(map(str, Permission)),
     }
     assert uuid.UUID(claims.sub).version == 4

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from allsource_core.changes import Changes
 from allsource_core.engine import EventStore
+from allsource_core.facts import SYSTEM_TENANT, Facts
 from allsource_core.identity.bootstrap import create_first_admin
+from allsource_core.identity.errors import UsernameTakenError
 from allsource_core.identity.passwords import Passwords
-from allsource_core.identity.users import SYSTEM_TENANT, UserDirectory
+from allsource_core.identity.users import UserDirectory
 from allsource_shared.permissions import Role
 
 
@@ -27,6 +30,13 @@ def passwords() -> Iterator[Passwords]:
     passwords.close()
 
 
+def directory(store: EventStore) -> UserDirectory:
+    facts = Facts(store)
+    users = UserDirectory(facts, Changes())
+    facts.fold()
+    return users
+
+
 def create(users: UserDirectory, username: str = "ann", role: Role = Role.DEVELOPER, tenant: str = "default"):
     return users.create(
         username=username, email=f"{username}@example.org", password_hash="$hash", role=role, tenant_id=tenant
@@ -34,7 +44,7 @@ def create(users: UserDirectory, username: str = "ann", role: Role = Role.DEVELO
 
 
 def test_a_user_is_found_by_name(store: EventStore):
-    users = UserDirectory(store)
+    users = directory(store)
     ann = create(users)
     assert users.named("ann") == ann
     assert (ann.username, ann.email, ann.role, ann.tenant_id) == ("ann", "ann@example.org", Role.DEVELOPER, "default")
@@ -42,51 +52,51 @@ def test_a_user_is_found_by_name(store: EventStore):
 
 @pytest.mark.parametrize("name", ["", "Ann", "ann ", "a", "nobody", "user:ann"])
 def test_names_are_compared_as_they_are_written(store: EventStore, name: str):
-    users = UserDirectory(store)
+    users = directory(store)
     create(users)
     assert users.named(name) is None
 
 
 def test_users_are_the_same_when_folded_again(store: EventStore):
-    users = UserDirectory(store)
+    users = directory(store)
     made = [
         create(users, name, role)
         for name, role in (("ann", Role.ADMIN), ("bob", Role.READONLY), ("Ärger", Role.SERVICEACCOUNT))
     ]
-    again = UserDirectory(store)
+    again = directory(store)
     assert [again.named(user.username) for user in made] == made
     assert len(again) == 3
 
 
 def test_users_are_there_after_a_restart(tmp_path: Path):
     with EventStore.open(tmp_path / "data") as store:
-        made = create(UserDirectory(store))
+        made = create(directory(store))
     with EventStore.open(tmp_path / "data") as store:
-        assert UserDirectory(store).named("ann") == made
+        assert directory(store).named("ann") == made
 
 
 def test_a_name_is_given_once(store: EventStore):
-    users = UserDirectory(store)
+    users = directory(store)
     create(users)
-    with pytest.raises(ValueError, match="'ann' is taken"):
+    with pytest.raises(UsernameTakenError, match="'ann' is taken"):
         create(users)
     assert len(users) == 1
 
 
 def test_users_are_facts_of_the_system_tenant_alone(store: EventStore):
-    create(UserDirectory(store), tenant="default")
+    create(directory(store), tenant="default")
     assert {event.tenant_id for event in store.read(SYSTEM_TENANT)} == {SYSTEM_TENANT}
     assert list(store.read("default")) == []
 
 
 def test_others_see_no_hash(store: EventStore):
-    view = create(UserDirectory(store), role=Role.READONLY).view()
+    view = create(directory(store), role=Role.READONLY).view()
     assert "$hash" not in repr(view)
     assert view.permissions == ["metrics", "read"]
 
 
 def test_the_first_administrator_is_made_only_where_there_is_no_user(store: EventStore, passwords: Passwords):
-    users = UserDirectory(store)
+    users = directory(store)
     arguments = {"username": "root", "password": "correct horse battery", "email": ""}
     assert create_first_admin(users, passwords, **arguments)
     assert not create_first_admin(users, passwords, **{**arguments, "username": "other"})

@@ -30,6 +30,8 @@ class UserView(msgspec.Struct, frozen=True):
     email: str
     role: Role
     tenant_id: str
+    active: bool
+    created_at: str
     permissions: list[Permission]
 
 

@@ -137,4 +137,4 @@ def problem_answer(error: ApiError, request_id: str) -> tuple[int, RawHeaders, b
         (b"content-length", str(len(body)).encode()),
         *((name.lower().encode(), value.encode()) for name, value in error.headers.items()),
     ]
-    return error.kind.status, headers, body
+    return error.status, headers, body

@@ -12,7 +12,7 @@ import msgspec
 from aiohttp.web import StreamResponse
 
 from allsource_core.api.bodies import Bodies, media_type
-from allsource_core.api.call import Call, encoded_response
+from allsource_core.api.call import Call, Handler, encoded_response
 from allsource_core.api.event_views import appended_rows
 from allsource_core.api.metrics import CoreMetrics
 from allsource_core.api.problem_details import invalid_event
@@ -71,6 +71,14 @@ class AppendRoutes:
         self._store = store
         self._bodies = bodies
         self._metrics = metrics
+
+    @property
+    def handlers(self) -> dict[str, Handler]:
+        """Operation of the route table to the method that serves it."""
+        return {
+            "append_event": self.append_event,
+            "append_batch": self.append_batch,
+        }
 
     async def append_event(self, call: Call) -> StreamResponse:
         """``POST events``."""

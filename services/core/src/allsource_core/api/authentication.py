@@ -6,8 +6,8 @@ from typing import Final
 
 from aiohttp.web import BaseRequest
 
-from allsource_core.api.call import Principal
 from allsource_core.api.tenants import check_tenant
+from allsource_core.identity.principals import Principal
 from allsource_shared.permissions import ROLE_PERMISSIONS, Permission
 from allsource_shared.problems import ApiError
 from allsource_shared.routes import Access, Route
@@ -59,6 +59,7 @@ class Authenticator:
         if len(named) > 1:
             raise ApiError("bad_header", f"there is more than one {_TENANT_HEADER} header")
         principal = Principal(
+            kind="user",
             user_id=claims.sub,
             username=claims.username,
             role=claims.role,

@@ -9,26 +9,11 @@ import msgspec
 from aiohttp.web import BaseRequest, StreamResponse
 
 from allsource_core.api.answers import JsonResponse
+from allsource_core.identity.principals import Principal
 from allsource_shared.context import RequestIds
-from allsource_shared.permissions import Permission, Role
 from allsource_shared.routes import JSON, Match
 
-__all__ = ["Call", "Handler", "Principal", "encoded_response", "json_response"]
-
-
-class Principal(msgspec.Struct, frozen=True):
-    """Who calls.
-
-    Attributes:
-        permissions: what the role allows.
-        tenant_id: the tenant that this request works in.
-    """
-
-    user_id: str
-    username: str
-    role: Role
-    permissions: frozenset[Permission]
-    tenant_id: str
+__all__ = ["Call", "Handler", "encoded_response", "json_response"]
 
 
 class Call(msgspec.Struct):

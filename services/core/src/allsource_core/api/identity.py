@@ -8,7 +8,7 @@ import msgspec
 from aiohttp.web import StreamResponse
 
 from allsource_core.api.bodies import Bodies, media_type
-from allsource_core.api.call import Call, json_response
+from allsource_core.api.call import Call, Handler, json_response
 from allsource_core.api.requests import decode_body, note_unknown_fields
 from allsource_core.identity.sign_in import SignInService
 from allsource_shared.problems import ApiError
@@ -28,6 +28,13 @@ class IdentityRoutes:
     def __init__(self, sign_in: SignInService, bodies: Bodies) -> None:
         self._sign_in = sign_in
         self._bodies = bodies
+
+    @property
+    def handlers(self) -> dict[str, Handler]:
+        """Operation of the route table to the method that serves it."""
+        return {
+            "login": self.login,
+        }
 
     async def login(self, call: Call) -> StreamResponse:
         """``POST auth/login``."""

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from aiohttp.web import StreamResponse
 
-from allsource_core.api.call import Call, json_response
+from allsource_core.api.call import Call, Handler, json_response
 from allsource_core.api.requests import parse_query, refuse_query
 from allsource_core.engine import EventStore, Removal
 from allsource_shared.problems import ApiError
@@ -54,6 +54,14 @@ class OperationRoutes:
 
     def __init__(self, store: EventStore) -> None:
         self._store = store
+
+    @property
+    def handlers(self) -> dict[str, Handler]:
+        """Operation of the route table to the method that serves it."""
+        return {
+            "list_operations": self.list_operations,
+            "get_operation": self.get_operation,
+        }
 
     async def get_operation(self, call: Call) -> StreamResponse:
         """``GET operations/{operation_id}``."""

@@ -11,7 +11,14 @@ from aiohttp.web import Response
 
 from allsource_core import engine
 from allsource_core.api.call import json_response
-from allsource_core.identity.errors import InvalidCredentialsError, SignInQueueFullError
+from allsource_core.identity.errors import (
+    IdentityRuleError,
+    InvalidCredentialsError,
+    SignInQueueFullError,
+    UnknownKeyError,
+    UnknownUserError,
+    UsernameTakenError,
+)
 from allsource_shared.context import REQUEST_ID_HEADER
 from allsource_shared.problems import PROBLEM_MEDIA_TYPE, ApiError, ProblemItem
 
@@ -88,6 +95,10 @@ _TABLE: Final[dict[type[Exception], Callable[[Any], ApiError]]] = {
     engine.StoreClosedError: lambda _: _retry("stopping", "the service is shutting down"),
     InvalidCredentialsError: lambda _: ApiError("invalid_credentials", "username or password is wrong"),
     SignInQueueFullError: lambda _: _retry("rate_limited", "too many sign-ins are waiting"),
+    UnknownUserError: lambda error: ApiError("not_found", str(error)),
+    UnknownKeyError: lambda error: ApiError("not_found", str(error)),
+    UsernameTakenError: lambda error: ApiError("already_exists", str(error)),
+    IdentityRuleError: lambda error: ApiError(error.code, str(error)),
 }
 
 
@@ -104,7 +115,7 @@ def to_api_error(error: Exception) -> ApiError | None:
 
 def problem_response(error: ApiError, request_id: str) -> Response:
     """The answer to a refused request."""
-    response = json_response(error.to_problem(request_id), error.kind.status)
+    response = json_response(error.to_problem(request_id), error.status)
     response.content_type = PROBLEM_MEDIA_TYPE
     response.headers.update(error.headers)
     response.headers[REQUEST_ID_HEADER] = request_id

@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import hdrs
 from aiohttp.web import StreamResponse
 
-from allsource_core.api.call import Call, encoded_response
+from allsource_core.api.call import Call, Handler, encoded_response
 from allsource_core.api.cursors import decode_cursor, encode_cursor
 from allsource_core.api.event_views import event_rows
 from allsource_core.api.media import preferred_type
@@ -63,6 +63,14 @@ class ReadRoutes:
         self._metrics = metrics
         self._waiting: Counter[str] = Counter()
         self._written = WrittenRows()
+
+    @property
+    def handlers(self) -> dict[str, Handler]:
+        """Operation of the route table to the method that serves it."""
+        return {
+            "query_events": self.query_events,
+            "get_event": self.get_event,
+        }
 
     async def query_events(self, call: Call) -> StreamResponse:
         """``GET events/query``."""

@@ -11,7 +11,7 @@ import asyncio
 import structlog
 from aiohttp.web import StreamResponse
 
-from allsource_core.api.call import Call, json_response
+from allsource_core.api.call import Call, Handler, json_response
 from allsource_core.api.operations import removal_operation
 from allsource_core.api.requests import parse_event_id, parse_query, refuse_query
 from allsource_core.engine import EventStore, Removal
@@ -25,6 +25,15 @@ class RemovalRoutes:
 
     def __init__(self, store: EventStore) -> None:
         self._removals = store.removals
+
+    @property
+    def handlers(self) -> dict[str, Handler]:
+        """Operation of the route table to the method that serves it."""
+        return {
+            "erase_event": self.erase_event,
+            "remove_entity": self.remove_entity,
+            "remove_entity_by_query": self.remove_entity_by_query,
+        }
 
     async def remove_entity(self, call: Call) -> StreamResponse:
         """``DELETE entities/{entity_id}``."""

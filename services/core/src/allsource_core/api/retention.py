@@ -11,7 +11,7 @@ from aiohttp import hdrs
 from aiohttp.web import Response, StreamResponse
 
 from allsource_core.api.bodies import Bodies, media_type
-from allsource_core.api.call import Call, json_response
+from allsource_core.api.call import Call, Handler, json_response
 from allsource_core.api.requests import decode_body, parse_query, refuse_query
 from allsource_core.engine import ENTITY_ID_BYTES_MAX, EventStore, Policy, name_fault
 from allsource_shared.problems import ApiError, ProblemItem
@@ -33,6 +33,18 @@ class RetentionRoutes:
         self._bodies = bodies
         # Between comparing with `If-Match` and replacing nobody else may replace.
         self._changing = asyncio.Lock()
+
+    @property
+    def handlers(self) -> dict[str, Handler]:
+        """Operation of the route table to the method that serves it."""
+        return {
+            "list_retention": self.list_policies,
+            "get_retention": self.get_policy,
+            "put_retention": self.put_policy,
+            "put_retention_by_query": self.put_policy_by_query,
+            "delete_retention": self.delete_policy,
+            "delete_retention_by_query": self.delete_policy_by_query,
+        }
 
     async def list_policies(self, call: Call) -> StreamResponse:
         """``GET retention``."""

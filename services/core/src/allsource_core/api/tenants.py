@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from allsource_core.api.call import Principal
+from allsource_core.identity.principals import Principal
 from allsource_shared.permissions import Permission
 from allsource_shared.problems import ApiError
 

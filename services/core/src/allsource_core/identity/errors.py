@@ -2,12 +2,26 @@
 
 IdentityError                    never raised itself
 ├── InvalidCredentialsError      username or password is wrong
-└── SignInQueueFullError         too many sign-ins wait for their password check
+├── SignInQueueFullError         too many password hashes wait
+├── UnknownUserError             no such user
+├── UnknownKeyError              no such API key
+├── UsernameTakenError           somebody has the name
+└── IdentityRuleError            what was asked for would break a rule; `code` says which
 """
 
 from __future__ import annotations
 
-__all__ = ["IdentityError", "InvalidCredentialsError", "SignInQueueFullError"]
+from typing import Literal
+
+__all__ = [
+    "IdentityError",
+    "IdentityRuleError",
+    "InvalidCredentialsError",
+    "SignInQueueFullError",
+    "UnknownKeyError",
+    "UnknownUserError",
+    "UsernameTakenError",
+]
 
 
 class IdentityError(Exception):
@@ -19,4 +33,28 @@ class InvalidCredentialsError(IdentityError):
 
 
 class SignInQueueFullError(IdentityError):
-    """Too many sign-ins wait for their password check."""
+    """Too many password hashes wait."""
+
+
+class UnknownUserError(IdentityError):
+    """No such user."""
+
+
+class UnknownKeyError(IdentityError):
+    """No such API key."""
+
+
+class UsernameTakenError(IdentityError):
+    """Somebody has the name."""
+
+
+class IdentityRuleError(IdentityError):
+    """What was asked for would break a rule.
+
+    Attributes:
+        code: which one.
+    """
+
+    def __init__(self, code: Literal["last_admin", "admin_outside_default"], message: str) -> None:
+        super().__init__(message)
+        self.code = code

@@ -1,7 +1,7 @@
 """Users: facts of the system tenant, folded at start.
 
-A user is an entity ``user:<id>`` of the reserved tenant ``_system``. Name and e-mail address are in an event of their
-own, so that they can be erased without losing the rest.
+A user is an entity ``user:<id>``. Name and e-mail address are in events of their own, so that they can be erased
+without losing the rest.
 """
 
 from __future__ import annotations
@@ -10,22 +10,27 @@ import uuid
 from typing import Final
 
 import msgspec
-from msgspec import Raw
 
-from allsource_core.engine import Event, EventStore
-from allsource_shared.permissions import ROLE_PERMISSIONS, Role
-from allsource_shared.wire.events import NewEvent
+from allsource_core.changes import Changes
+from allsource_core.engine import Event
+from allsource_core.facts import Fact, Facts
+from allsource_core.identity.errors import IdentityRuleError, UnknownUserError, UsernameTakenError
+from allsource_shared.permissions import ROLE_PERMISSIONS, Permission, Role
 from allsource_shared.wire.identity import UserView
+from allsource_shared.wire.times import format_instant
 
-__all__ = ["DEFAULT_TENANT", "SYSTEM_TENANT", "User", "UserDirectory"]
+__all__ = ["DEFAULT_TENANT", "User", "UserDirectory"]
 
-SYSTEM_TENANT: Final = "_system"
 DEFAULT_TENANT: Final = "default"
-"""Where administrators live, and all users until tenants can be made."""
+"""Where administrators live."""
 
+_KIND: Final = "user"
 _CREATED: Final = "user.created"
 _PROFILE_SET: Final = "user.profile_set"
 _PASSWORD_SET: Final = "user.password_set"  # noqa: S105 - an event type
+_ROLE_SET: Final = "user.role_set"
+_ACTIVITY_SET: Final = "user.activity_set"
+_DELETED: Final = "user.deleted"
 
 
 class _Created(msgspec.Struct):
@@ -38,19 +43,47 @@ class _ProfileSet(msgspec.Struct):
     email: str
 
 
-class _PasswordSet(msgspec.Struct):
+class _PasswordSet(msgspec.Struct, omit_defaults=True):
     password_hash: str
+    must_change: bool = False
+
+
+class _RoleSet(msgspec.Struct):
+    role: Role
+
+
+class _ActivitySet(msgspec.Struct):
+    active: bool
+
+
+class _Deleted(msgspec.Struct):
+    pass
 
 
 class User(msgspec.Struct):
-    """A user as folded from events; `password_hash` is argon2id's encoding."""
+    """A user as folded from events.
+
+    Attributes:
+        password_hash: argon2id's encoding.
+        must_change: the password was set by somebody else, and is to be changed at the next sign-in.
+        created_at: microseconds since the epoch.
+        profiles: the events that name it.
+    """
 
     id: str
     role: Role
     tenant_id: str
+    created_at: int
     username: str = ""
     email: str = ""
     password_hash: str = ""
+    must_change: bool = False
+    active: bool = True
+    profiles: list[Event] = []
+
+    @property
+    def permissions(self) -> frozenset[Permission]:
+        return ROLE_PERMISSIONS[self.role] if self.active else frozenset()
 
     def view(self) -> UserView:
         """What others may see."""
@@ -60,66 +93,188 @@ class User(msgspec.Struct):
             email=self.email,
             role=self.role,
             tenant_id=self.tenant_id,
+            active=self.active,
+            created_at=format_instant(self.created_at),
             permissions=sorted(ROLE_PERMISSIONS[self.role]),
         )
 
 
 class UserDirectory:
-    """All users, by id and by name. Folds what the store has when it is made.
+    """All users, by id and by name.
+
+    The methods that change something are called with `Facts.changing` held, `create` at start aside: what they check
+    still holds when it is stored.
 
     Args:
-        store: of events; this class is the only one that writes users to it.
+        facts: of the service; this class owns those of users.
+        changes: told of every user that is not what it was.
     """
 
-    def __init__(self, store: EventStore) -> None:
-        self._store = store
+    def __init__(self, facts: Facts, changes: Changes) -> None:
+        self._facts = facts
+        self._changes = changes
         self._by_id: dict[str, User] = {}
         self._by_name: dict[str, User] = {}
-        for event in store.read(SYSTEM_TENANT):
-            self._apply(event)
+        facts.own(_KIND, self._apply)
 
     def __len__(self) -> int:
         return len(self._by_id)
+
+    def get(self, user_id: str) -> User | None:
+        """The user of this id."""
+        return self._by_id.get(user_id)
 
     def named(self, username: str) -> User | None:
         """The user of this name. Names are compared as they are written."""
         return self._by_name.get(username)
 
+    def all(self) -> list[User]:
+        """Every user, the oldest first."""
+        return list(self._by_id.values())
+
+    def find(self, user_id: str) -> User:
+        """The user of this id. Raises UnknownUserError."""
+        user = self._by_id.get(user_id)
+        if user is None:
+            raise UnknownUserError(f"there is no user {user_id!r}")
+        return user
+
+    # --- changes ---
+
     def create(self, *, username: str, email: str, password_hash: str, role: Role, tenant_id: str) -> User:
+        """Store a new user, durably. Blocks: for the start of the service.
+
+        Raises:
+            UsernameTakenError, IdentityRuleError: as `create_async`.
+        """
+        user_id, facts = self._creation(username, email, password_hash, role, tenant_id)
+        self._facts.append(facts)
+        return self._by_id[user_id]
+
+    async def create_async(self, *, username: str, email: str, password_hash: str, role: Role, tenant_id: str) -> User:
         """Store a new user, durably.
 
         Raises:
-            ValueError: the name is taken.
+            UsernameTakenError: somebody has the name.
+            IdentityRuleError: an administrator outside the default tenant.
             EngineError: as `EventStore.append`.
         """
-        if username in self._by_name:
-            raise ValueError(f"the username {username!r} is taken")
-        user_id = str(uuid.uuid4())
-        facts: list[tuple[str, msgspec.Struct]] = [
-            (_CREATED, _Created(role, tenant_id)),
-            (_PROFILE_SET, _ProfileSet(username, email)),
-            (_PASSWORD_SET, _PasswordSet(password_hash)),
-        ]
-        entity_id = f"user:{user_id}"
-        appended = self._store.append(
-            SYSTEM_TENANT,
-            [NewEvent(kind, entity_id, Raw(msgspec.json.encode(fact))) for kind, fact in facts],
-            expected_versions={entity_id: "none"},
-        )
-        for event in appended.events:
-            self._apply(event)
+        user_id, facts = self._creation(username, email, password_hash, role, tenant_id)
+        await self._facts.append_async(facts)
         return self._by_id[user_id]
 
-    def _apply(self, event: Event) -> None:
-        user_id = event.entity_id.removeprefix("user:")
+    def _creation(
+        self, username: str, email: str, password_hash: str, role: Role, tenant_id: str
+    ) -> tuple[str, list[Fact]]:
+        if username in self._by_name:
+            raise UsernameTakenError(f"the username {username!r} is taken")
+        _check_place(role, tenant_id)
+        user_id = str(uuid.uuid4())
+        subject = _subject(user_id)
+        return user_id, [
+            Fact(subject, _CREATED, _Created(role, tenant_id)),
+            Fact(subject, _PROFILE_SET, _ProfileSet(username, email)),
+            Fact(subject, _PASSWORD_SET, _PasswordSet(password_hash)),
+        ]
+
+    async def change(
+        self,
+        user_id: str,
+        *,
+        role: Role | None = None,
+        active: bool | None = None,
+        email: str | None = None,
+        password_hash: str | None = None,
+        must_change: bool = False,
+    ) -> User:
+        """Change what is given, all of it or nothing.
+
+        Raises:
+            UnknownUserError: there is no such user.
+            IdentityRuleError: it would leave no active administrator, or make one outside the default tenant.
+        """
+        user = self.find(user_id)
+        facts: list[Fact] = []
+        subject = _subject(user_id)
+        if role is not None and role is not user.role:
+            _check_place(role, user.tenant_id)
+            self._check_not_last_admin(user, "demoted")
+            facts.append(Fact(subject, _ROLE_SET, _RoleSet(role)))
+        if active is not None and active is not user.active:
+            if not active:
+                self._check_not_last_admin(user, "deactivated")
+            facts.append(Fact(subject, _ACTIVITY_SET, _ActivitySet(active)))
+        if email is not None and email != user.email:
+            facts.append(Fact(subject, _PROFILE_SET, _ProfileSet(user.username, email)))
+        if password_hash is not None:
+            facts.append(Fact(subject, _PASSWORD_SET, _PasswordSet(password_hash, must_change)))
+        if facts:
+            await self._facts.append_async(facts)
+        return user
+
+    async def delete(self, user_id: str) -> list[Event]:
+        """Forget a user.
+
+        Returns:
+            The facts that name it, which are to be erased.
+
+        Raises:
+            UnknownUserError: there is no such user.
+            IdentityRuleError: it is the last active administrator.
+        """
+        user = self.find(user_id)
+        self._check_not_last_admin(user, "deleted")
+        await self._facts.append_async([Fact(_subject(user_id), _DELETED, _Deleted())])
+        return user.profiles
+
+    def _check_not_last_admin(self, user: User, what: str) -> None:
+        if user.role is not Role.ADMIN or not user.active:
+            return
+        if not any(other.role is Role.ADMIN and other.active for other in self._by_id.values() if other is not user):
+            raise IdentityRuleError("last_admin", f"the last active administrator can't be {what}")
+
+    # --- folding ---
+
+    def _apply(self, user_id: str, event: Event) -> None:
         if event.event_type == _CREATED:
             created = msgspec.json.decode(event.payload, type=_Created)
-            self._by_id[user_id] = User(user_id, created.role, created.tenant_id)
-        elif event.event_type == _PROFILE_SET:
-            profile = msgspec.json.decode(event.payload, type=_ProfileSet)
-            user = self._by_id[user_id]
-            user.username, user.email = profile.username, profile.email
-            self._by_name[user.username] = user
-        elif event.event_type == _PASSWORD_SET:
-            password = msgspec.json.decode(event.payload, type=_PasswordSet)
-            self._by_id[user_id].password_hash = password.password_hash
+            self._by_id[user_id] = User(user_id, created.role, created.tenant_id, event.recorded_at)
+            return
+        user = self._by_id.get(user_id)
+        if user is None:
+            return
+        match event.event_type:
+            case "user.profile_set":
+                self._name(user, event)
+            case "user.password_set":
+                password = msgspec.json.decode(event.payload, type=_PasswordSet)
+                user.password_hash, user.must_change = password.password_hash, password.must_change
+            case "user.role_set":
+                user.role = msgspec.json.decode(event.payload, type=_RoleSet).role
+                self._changes.publish("user", user_id)
+            case "user.activity_set":
+                user.active = msgspec.json.decode(event.payload, type=_ActivitySet).active
+                self._changes.publish("user", user_id)
+            case "user.deleted":
+                del self._by_id[user_id]
+                if self._by_name.get(user.username) is user:
+                    del self._by_name[user.username]
+                user.active = False
+                self._changes.publish("user", user_id)
+
+    def _name(self, user: User, event: Event) -> None:
+        user.profiles = [*user.profiles, event]
+        if event.erased:
+            return
+        profile = msgspec.json.decode(event.payload, type=_ProfileSet)
+        user.username, user.email = profile.username, profile.email
+        self._by_name[user.username] = user
+
+
+def _check_place(role: Role, tenant_id: str) -> None:
+    if role is Role.ADMIN and tenant_id != DEFAULT_TENANT:
+        raise IdentityRuleError("admin_outside_default", f"administrators exist in the tenant {DEFAULT_TENANT} only")
+
+
+def _subject(user_id: str) -> str:
+    return f"{_KIND}:{user_id}"

@@ -1,0 +1,103 @@
+"""Facts: what the service itself knows, as events of the reserved tenant ``_system``, folded in memory.
+
+A fact is about a subject ``<kind>:<id>``. One domain package owns a kind: it alone appends facts of it, and is told of
+every one, at start and afterwards, in the order of the log. Nobody else writes to the tenant, so what is folded is what
+is stored.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final, NamedTuple
+
+import msgspec
+from msgspec import Raw
+
+from allsource_core.engine import Event, EventQuery, EventStore
+from allsource_shared.wire.events import NewEvent
+
+__all__ = ["SYSTEM_TENANT", "Fact", "Facts"]
+
+SYSTEM_TENANT: Final = "_system"
+
+Apply = Callable[[str, Event], None]
+
+
+class Fact(NamedTuple):
+    """Something that is to be known.
+
+    Attributes:
+        subject: ``<kind>:<id>``, the entity that it is about.
+        type: of the event.
+        body: its payload.
+    """
+
+    subject: str
+    type: str
+    body: msgspec.Struct
+
+
+class Facts:
+    """Appends and folds facts. For the thread of the event loop, once the service has started.
+
+    Args:
+        store: of events.
+
+    Attributes:
+        changing: held by whoever decides on a change and appends it: what was looked at still holds.
+    """
+
+    def __init__(self, store: EventStore) -> None:
+        self._store = store
+        self._apply: dict[str, Apply] = {}
+        self._position = 0
+        self.changing = asyncio.Lock()
+
+    def own(self, kind: str, apply: Apply) -> None:
+        """Have `apply` told of every fact of a kind, as (id, event), in order.
+
+        Raises:
+            ValueError: the kind has an owner.
+        """
+        if kind in self._apply:
+            raise ValueError(f"facts of the kind {kind!r} have an owner")
+        self._apply[kind] = apply
+
+    def fold(self) -> None:
+        """Fold what is stored and not folded yet: at start everything. Facts of kinds without an owner are passed over.
+
+        An append whose outcome was uncertain may be among it: the store has decided on it since.
+        """
+        for event in self._store.read(SYSTEM_TENANT, EventQuery(after_position=self._position)):
+            kind, _, id_ = event.entity_id.partition(":")
+            apply = self._apply.get(kind)
+            if apply is not None:
+                apply(id_, event)
+            self._position = event.position
+
+    def append(self, facts: Sequence[Fact]) -> None:
+        """Store facts together, all or none, durably, and fold them. Blocks: for the start of the service.
+
+        Raises:
+            EngineError: as `EventStore.append`. Nothing was folded; of an uncertain append the next fold tells.
+        """
+        self.fold()
+        self._store.append(SYSTEM_TENANT, _events(facts))
+        self.fold()
+
+    async def append_async(self, facts: Sequence[Fact]) -> None:
+        """The same on an event loop, with `changing` held."""
+        await self._store.append_async(SYSTEM_TENANT, _events(facts))
+        self.fold()
+
+    async def erase(self, events: Sequence[Event]) -> None:
+        """Erase the payloads of facts. Those that are erased already are passed over."""
+        for event in events:
+            stored = await self._store.get_async(SYSTEM_TENANT, event.id)
+            if stored is not None and not stored.erased:
+                await asyncio.to_thread(self._store.removals.event, SYSTEM_TENANT, event.id)
+
+
+def _events(facts: Sequence[Fact]) -> list[NewEvent]:
+    return [NewEvent(fact.type, fact.subject, Raw(msgspec.json.encode(fact.body))) for fact in facts]

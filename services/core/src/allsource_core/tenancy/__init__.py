@@ -1,0 +1,1 @@
+"""Tenants: who they are, how much they may use, and how fast."""

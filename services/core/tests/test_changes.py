@@ -1,0 +1,64 @@
+"""Changes: in order, none left out, and nobody waits for one that was there before."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from allsource_core.changes import Changes
+
+
+def test_changes_are_told_in_order():
+    changes = Changes()
+    changes.publish("user", "a")
+    changes.publish("tenant", "b")
+    told = changes.since(0)
+    assert told is not None
+    assert [(change.revision, change.kind, change.id) for change in told] == [(1, "user", "a"), (2, "tenant", "b")]
+    assert [change.id for change in changes.since(1) or []] == ["b"]
+    assert changes.since(2) == []
+
+
+@pytest.mark.parametrize("revision", [-1, 3, 2**60])
+def test_revisions_of_another_process_are_not_known(revision: int):
+    changes = Changes()
+    changes.publish("user", "a")
+    changes.publish("user", "b")
+    assert changes.since(revision) is None
+
+
+def test_of_changes_that_are_not_kept_any_more_nothing_is_told():
+    changes = Changes()
+    for number in range(10_002):
+        changes.publish("session", str(number))
+    assert changes.since(1) is None
+    assert len(changes.since(2) or []) == 10_000
+
+
+def test_listeners_hear_of_every_change():
+    changes, heard = Changes(), []
+    changes.listen(lambda: heard.append(changes.revision))
+    changes.publish("user", "a")
+    changes.publish("user", "b")
+    assert heard == [1, 2]
+
+
+@pytest.mark.asyncio
+async def test_whoever_waits_hears_at_once():
+    changes = Changes()
+    waiting = asyncio.create_task(changes.wait(0, 30))
+    await asyncio.sleep(0)
+    changes.publish("user", "a")
+    await asyncio.wait_for(waiting, 5)
+    await asyncio.wait_for(changes.wait(0, 30), 5)
+
+
+@pytest.mark.asyncio
+async def test_waiting_ends_when_the_time_is_over_or_the_service_stops():
+    changes = Changes()
+    await asyncio.wait_for(changes.wait(0, 0.01), 5)
+    waiting = asyncio.create_task(changes.wait(0, 30))
+    await asyncio.sleep(0)
+    changes.wake()
+    await asyncio.wait_for(waiting, 5)

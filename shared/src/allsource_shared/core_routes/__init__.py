@@ -1,0 +1,17 @@
+"""The core's routes: the one table that its router, its permission check, the gateway and OpenAPI all read."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from allsource_shared.core_routes.events import EVENT_ROUTES
+from allsource_shared.core_routes.identity import IDENTITY_ROUTES
+from allsource_shared.core_routes.operations import OPERATION_ROUTES
+from allsource_shared.core_routes.problem_sets import API_PREFIX
+from allsource_shared.core_routes.removal import REMOVAL_ROUTES
+from allsource_shared.core_routes.service import SERVICE_ROUTES
+from allsource_shared.routes import RouteTable
+
+__all__ = ["API_PREFIX", "CORE_ROUTES"]
+
+CORE_ROUTES: Final = RouteTable([*SERVICE_ROUTES, *IDENTITY_ROUTES, *EVENT_ROUTES, *REMOVAL_ROUTES, *OPERATION_ROUTES])
