@@ -13,7 +13,7 @@ from allsource_shared.core_routes import CORE_ROUTES
 from allsource_shared.openapi import COMMON_PROBLEMS, openapi_document
 from allsource_shared.permissions import Permission
 from allsource_shared.problems import PROBLEM_MEDIA_TYPE, PROBLEMS
-from allsource_shared.routes import Route
+from allsource_shared.routes import Access, Route
 
 DOCUMENT: dict[str, Any] = json.loads(
     msgspec.json.encode(openapi_document(title="AllSource core", version="1.2.3", routes=CORE_ROUTES))
@@ -41,6 +41,10 @@ def test_security_of_a_route_is_that_of_the_table(row: Route):
         assert described["security"] == [{"bearer": []}, {"header": []}]
         assert f"`{row.access}`" in described["description"]
         assert {"401", "403"} <= set(described["responses"])
+    elif row.access not in (Access.PUBLIC, Access.CONFIGURED):
+        assert described["security"] == [{"bearer": []}, {"header": []}]
+        assert "Needs " in described["description"]
+        assert "401" in described["responses"]
     else:
         assert described["security"] == []
 

@@ -126,11 +126,16 @@ def test_only_what_is_meant_to_be_public_is():
 def test_reading_writing_and_removing_need_their_permissions():
     removing = {"entities", "erase", "retention", "operations"}
     for row in CORE_ROUTES:
-        if row.path.startswith("/api/") and row.operation != "login":
+        if row.path.startswith("/api/") and not row.path.startswith("/api/v1/auth/"):
             if removing & set(row.path.split("/")):
                 assert row.access is Permission.ADMIN
             else:
                 assert row.access is (Permission.READ if row.method == "GET" else Permission.WRITE)
+
+
+def test_keys_are_the_business_of_signed_in_users():
+    keys = {row.operation: row.access for row in CORE_ROUTES if row.path.startswith("/api/v1/auth/api-keys")}
+    assert keys == dict.fromkeys(("create_api_key", "list_api_keys", "revoke_api_key", "rotate_api_key"), Access.USER)
 
 
 def test_every_path_is_plain_and_its_variables_are_whole_segments():

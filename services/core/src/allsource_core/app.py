@@ -12,6 +12,7 @@ import msgspec
 import structlog
 from aiohttp.web import Response, ServerRunner, StreamResponse, TCPSite
 
+from allsource_core.api.api_keys import ApiKeyRoutes
 from allsource_core.api.appends import AppendRoutes
 from allsource_core.api.authentication import Authenticator
 from allsource_core.api.bodies import Bodies
@@ -28,10 +29,13 @@ from allsource_core.api.retention import RetentionRoutes
 from allsource_core.changes import Changes
 from allsource_core.engine import EventStore, RecoveryProgress, StoreOptions
 from allsource_core.facts import Facts
+from allsource_core.identity.api_keys import ApiKeyDirectory
 from allsource_core.identity.bootstrap import create_first_admin
+from allsource_core.identity.key_issuing import KeyIssuer
+from allsource_core.identity.key_uses import KeyUses
 from allsource_core.identity.passwords import Passwords
 from allsource_core.identity.sign_in import SignInService
-from allsource_core.identity.users import UserDirectory
+from allsource_core.identity.users import DEFAULT_TENANT, UserDirectory
 from allsource_core.settings import BootstrapAdmin, CoreSettings
 from allsource_shared import __version__
 from allsource_shared.core_routes import CORE_ROUTES
@@ -61,6 +65,15 @@ class _Services:
         self.facts = Facts(store)
         self.changes = Changes()
         self.users = UserDirectory(self.facts, self.changes)
+        self.key_uses = KeyUses(Path(settings.storage.data_dir) / "derived" / "api_keys.sqlite", time.time)
+        self.keys = ApiKeyDirectory(self.facts, self.changes, self.key_uses, time.time)
+        issuer = KeyIssuer(
+            self.facts,
+            self.keys,
+            self.users,
+            tenant_exists=lambda tenant_id: tenant_id == DEFAULT_TENANT,
+            check_quota=lambda _tenant_id, _active: None,
+        )
         signer = TokenSigner(
             key,
             issuer=auth.jwt_issuer,
@@ -71,6 +84,7 @@ class _Services:
         bodies = Bodies(bytes_max=settings.server.max_body_bytes, timeout_seconds=settings.server.body_timeout_seconds)
         routes = (
             IdentityRoutes(SignInService(self.users, self.passwords, signer), bodies),
+            ApiKeyRoutes(self.keys, issuer, self.key_uses, bodies),
             AppendRoutes(store, bodies, metrics),
             ReadRoutes(store, metrics),
             RemovalRoutes(store),
@@ -105,6 +119,7 @@ async def serve(settings: CoreSettings, admin: BootstrapAdmin | None, stop: asyn
         log.info("listening", addresses=[f"{host}:{port}" for host, port, *_ in runner.addresses], version=__version__)
         store = await asyncio.to_thread(_open_store, settings, lifecycle, stop)
         services = await asyncio.to_thread(_Services, settings, store, key, metrics)
+        services.key_uses.start()
         await asyncio.to_thread(_check_admin, services, admin)
         dispatcher.add(services.handlers)
         if dispatcher.missing():
@@ -127,6 +142,7 @@ async def serve(settings: CoreSettings, admin: BootstrapAdmin | None, stop: asyn
         await runner.cleanup()
         if services is not None:
             services.passwords.close()
+            await services.key_uses.close()
         if store is not None:
             await asyncio.to_thread(store.close)
         log.info("stopped")

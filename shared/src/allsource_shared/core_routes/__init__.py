@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from allsource_shared.core_routes.api_keys import API_KEY_ROUTES
 from allsource_shared.core_routes.events import EVENT_ROUTES
 from allsource_shared.core_routes.identity import IDENTITY_ROUTES
 from allsource_shared.core_routes.operations import OPERATION_ROUTES
@@ -14,4 +15,6 @@ from allsource_shared.routes import RouteTable
 
 __all__ = ["API_PREFIX", "CORE_ROUTES"]
 
-CORE_ROUTES: Final = RouteTable([*SERVICE_ROUTES, *IDENTITY_ROUTES, *EVENT_ROUTES, *REMOVAL_ROUTES, *OPERATION_ROUTES])
+CORE_ROUTES: Final = RouteTable(
+    [*SERVICE_ROUTES, *IDENTITY_ROUTES, *API_KEY_ROUTES, *EVENT_ROUTES, *REMOVAL_ROUTES, *OPERATION_ROUTES]
+)

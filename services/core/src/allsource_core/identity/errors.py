@@ -23,6 +23,8 @@ __all__ = [
     "UsernameTakenError",
 ]
 
+RuleCode = Literal["last_admin", "admin_outside_default", "forbidden", "unauthorized", "not_found", "reserved_tenant"]
+
 
 class IdentityError(Exception):
     """The root of what this package raises on purpose."""
@@ -55,6 +57,6 @@ class IdentityRuleError(IdentityError):
         code: which one.
     """
 
-    def __init__(self, code: Literal["last_admin", "admin_outside_default"], message: str) -> None:
+    def __init__(self, code: RuleCode, message: str) -> None:
         super().__init__(message)
         self.code = code
