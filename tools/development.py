@@ -56,8 +56,8 @@ def prepare(dev_dir: Path, *, config: Path | None, environ: Mapping[str, str], f
     def missing(section: str, key: str) -> bool:
         return not is_configured(section, key, config=config, environ=environ, flags=flags)
 
-    if missing("auth", "jwt_secret"):
-        result[f"{variable_name('auth', 'jwt_secret')}_FILE"] = str(secret_file(dev_dir, "jwt-secret"))
+    if missing("auth", "master_key"):
+        result[f"{variable_name('auth', 'master_key')}_FILE"] = str(secret_file(dev_dir, "master-key"))
     if missing("storage", "data_dir"):
         result[variable_name("storage", "data_dir")] = str(dev_dir / "data")
     password_file = None
@@ -87,7 +87,7 @@ def is_configured(
 def secret_file(directory: Path, name: str) -> Path:
     """The file of a secret in `directory`; made with a fresh one, mode 0600, if there is none.
 
-    A secret that is there is never replaced: tokens and passwords made from it would stop working.
+    A secret that is there is never replaced: what was sealed with it could not be opened any more.
     """
     path = directory / name
     if not path.exists():

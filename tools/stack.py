@@ -1,6 +1,6 @@
 """Both services as child processes: for development, the demo and the end-to-end tests.
 
-    with Stack(data_dir, environ={"ALLSOURCE_AUTH__JWT_SECRET": secret}) as stack:
+    with Stack(data_dir, environ={"ALLSOURCE_AUTH__MASTER_KEY": secret}) as stack:
         httpx.get(f"{stack.gateway_url}/health")
 
 Nothing here signs in or knows a route beyond the health probes.

@@ -35,7 +35,9 @@ def signer(key: SigningKey = KEY, **changes: Any) -> TokenSigner:
 
 
 def sign(key: SigningKey = KEY, role: Role = Role.DEVELOPER, **changes: Any) -> str:
-    return signer(key, **changes).sign(user_id="u-1", username="ann", tenant_id="default", role=role)[0]
+    return signer(key, **changes).sign(user_id="u-1", username="ann", tenant_id="default", role=role, session_id="s1")[
+        0
+    ]
 
 
 def encode(part: Any) -> str:
@@ -79,7 +81,7 @@ def refused(token: str, verifier: TokenVerifier = VERIFIER) -> str:
 
 @pytest.mark.parametrize("role", list(Role))
 def test_a_signed_token_gives_its_claims_back(role: Role):
-    token, claims = signer().sign(user_id="u-1", username="ann", tenant_id="default", role=role)
+    token, claims = signer().sign(user_id="u-1", username="ann", tenant_id="default", role=role, session_id="s1")
     assert VERIFIER.verify(token) == claims
     assert (claims.role, claims.exp - claims.iat, claims.iss, claims.aud) == (role, 900, "allsource", "clients")
 
@@ -281,7 +283,7 @@ def test_a_token_that_was_verified_is_refused_once_it_has_expired() -> None:
     key = SigningKey.from_secret("k" * 32)
     signer = TokenSigner(key, issuer="i", audience="a", lifetime_seconds=60, now=lambda: clock[0])
     verifier = TokenVerifier([key], issuer="i", audience="a", now=lambda: clock[0])
-    token, claims = signer.sign(user_id="u", username="n", tenant_id="default", role=Role.ADMIN)
+    token, claims = signer.sign(user_id="u", username="n", tenant_id="default", role=Role.ADMIN, session_id="s1")
     assert verifier.verify(token) == claims == verifier.verify(token)
     clock[0] += 64
     assert verifier.verify(token) == claims
@@ -296,6 +298,6 @@ def test_the_verifier_remembers_a_bounded_number_of_tokens() -> None:
     signer = TokenSigner(key, issuer="i", audience="a", lifetime_seconds=60, now=time.time)
     verifier = TokenVerifier([key], issuer="i", audience="a")
     for number in range(4200):
-        token, _ = signer.sign(user_id=str(number), username="n", tenant_id="default", role=Role.ADMIN)
+        token, _ = signer.sign(user_id=str(number), username="n", tenant_id="default", role=Role.ADMIN, session_id="s1")
         assert verifier.verify(token).sub == str(number)
     assert len(verifier._verified) == 4096

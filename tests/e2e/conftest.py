@@ -12,12 +12,14 @@ import pytest
 from tools.stack import Stack
 
 PASSWORD = "a password for the tests only"
+MASTER_KEY = secrets.token_urlsafe(48)
 SECRET = secrets.token_urlsafe(48)
 
 
 def make_stack(directory: Path) -> Stack:
     """A stack, not started, with an administrator named ``admin``."""
     environ = {
+        "ALLSOURCE_AUTH__MASTER_KEY": MASTER_KEY,
         "ALLSOURCE_AUTH__JWT_SECRET": SECRET,
         "ALLSOURCE_BOOTSTRAP_ADMIN_USERNAME": "admin",
         "ALLSOURCE_BOOTSTRAP_ADMIN_PASSWORD": PASSWORD,

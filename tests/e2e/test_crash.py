@@ -119,7 +119,7 @@ def test_ctrl_c_during_a_load_stops_both_and_loses_no_acknowledged_event(tmp_pat
     url = f"http://127.0.0.1:{gateway_port}"
     environ = {
         "PATH": "/usr/bin:/bin",
-        "ALLSOURCE_AUTH__JWT_SECRET": SECRET,
+        "ALLSOURCE_AUTH__MASTER_KEY": MASTER_KEY,
         "ALLSOURCE_BOOTSTRAP_ADMIN_USERNAME": "admin",
         "ALLSOURCE_BOOTSTRAP_ADMIN_PASSWORD": PASSWORD,
         "ALLSOURCE_SERVER__PORT": str(core_port),

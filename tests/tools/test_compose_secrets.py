@@ -21,7 +21,7 @@ def test_the_file_is_private_and_its_secrets_are_long(tmp_path: Path) -> None:
     assert write_env_file(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     values = variables(path)
-    assert len(values["ALLSOURCE_AUTH__JWT_SECRET"]) >= 48
+    assert len(values["ALLSOURCE_AUTH__MASTER_KEY"]) >= 48
     assert len(values["ALLSOURCE_BOOTSTRAP_ADMIN_PASSWORD"]) >= 20
     assert list(tmp_path.iterdir()) == [path]
 
@@ -39,7 +39,7 @@ def test_two_files_have_different_secrets(tmp_path: Path) -> None:
     write_env_file(tmp_path / "b")
     first, second = variables(tmp_path / "a"), variables(tmp_path / "b")
     assert first.keys() == second.keys()
-    assert first["ALLSOURCE_AUTH__JWT_SECRET"] != second["ALLSOURCE_AUTH__JWT_SECRET"]
+    assert first["ALLSOURCE_AUTH__MASTER_KEY"] != second["ALLSOURCE_AUTH__MASTER_KEY"]
 
 
 def test_every_variable_that_compose_insists_on_is_written(tmp_path: Path) -> None:

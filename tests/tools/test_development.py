@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tools.development import prepare
 
-JWT = "ALLSOURCE_AUTH__JWT_SECRET"
+MASTER_KEY = "ALLSOURCE_AUTH__MASTER_KEY"
 PASSWORD = "ALLSOURCE_BOOTSTRAP_ADMIN_PASSWORD"
 
 
@@ -15,7 +15,7 @@ def mode(path: Path) -> int:
 
 def test_secrets_are_made_once_and_only_their_owner_reads_them(tmp_path: Path) -> None:
     first = prepare(tmp_path / "dev", config=None, environ={}, flags=[])
-    files = [Path(first.environ[f"{JWT}_FILE"]), Path(first.environ[f"{PASSWORD}_FILE"])]
+    files = [Path(first.environ[f"{MASTER_KEY}_FILE"]), Path(first.environ[f"{PASSWORD}_FILE"])]
     secrets = [file.read_text() for file in files]
     assert mode(tmp_path / "dev") == 0o700
     assert [mode(file) for file in files] == [0o600, 0o600]
@@ -36,7 +36,7 @@ def test_the_environment_holds_where_the_secrets_are_not_the_secrets(tmp_path: P
 
 
 def test_what_the_user_set_in_the_environment_stays(tmp_path: Path) -> None:
-    environ = {JWT: "mine", PASSWORD: "mine too", "ALLSOURCE_STORAGE__DATA_DIR": "elsewhere"}
+    environ = {MASTER_KEY: "mine", PASSWORD: "mine too", "ALLSOURCE_STORAGE__DATA_DIR": "elsewhere"}
     development = prepare(tmp_path, config=None, environ=environ, flags=[])
     assert development.environ == environ
     assert development.password_file is None
@@ -45,9 +45,9 @@ def test_what_the_user_set_in_the_environment_stays(tmp_path: Path) -> None:
 
 def test_what_the_user_set_in_the_file_or_by_flag_stays(tmp_path: Path) -> None:
     config = tmp_path / "allsource.toml"
-    config.write_text('[auth]\njwt_secret = "mine"\n')
+    config.write_text('[auth]\nmaster_key = "mine"\n')
     development = prepare(tmp_path / "dev", config=config, environ={}, flags=["storage.data_dir=elsewhere"])
-    assert f"{JWT}_FILE" not in development.environ
+    assert f"{MASTER_KEY}_FILE" not in development.environ
     assert "ALLSOURCE_STORAGE__DATA_DIR" not in development.environ
 
 
@@ -60,4 +60,4 @@ def test_the_users_own_password_file_is_the_one_that_is_shown(tmp_path: Path) ->
 
 def test_a_file_that_cannot_be_read_is_left_for_the_services_to_report(tmp_path: Path) -> None:
     development = prepare(tmp_path / "dev", config=tmp_path / "none.toml", environ={}, flags=[])
-    assert f"{JWT}_FILE" in development.environ
+    assert f"{MASTER_KEY}_FILE" in development.environ

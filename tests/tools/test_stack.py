@@ -12,7 +12,7 @@ from tools.stack import Stack, StackError, service_url
 
 from .processes import alive, wait_until
 
-SECRETS = {"ALLSOURCE_AUTH__JWT_SECRET": "kZ3vN8qTj1Wm5xRb7Lc0Yd9Hf2Gs6Pu4EaQi"}
+SECRETS = {"ALLSOURCE_AUTH__MASTER_KEY": "kZ3vN8qTj1Wm5xRb7Lc0Yd9Hf2Gs6Pu4EaQi"}
 
 
 def status(url: str) -> int:
@@ -61,8 +61,8 @@ def test_a_core_that_crashed_is_a_complaint_at_the_end(tmp_path: Path) -> None:
 
 
 def test_a_core_that_cannot_start_is_reported_with_its_log(tmp_path: Path) -> None:
-    stack = Stack(tmp_path / "data", environ={"ALLSOURCE_AUTH__JWT_SECRET": ""}, log_dir=tmp_path / "log")
-    with pytest.raises(StackError, match=r"core exited with code 2 before it was ready[^$]*ALLSOURCE_AUTH__JWT_SECRET"):
+    stack = Stack(tmp_path / "data", environ={"ALLSOURCE_AUTH__MASTER_KEY": ""}, log_dir=tmp_path / "log")
+    with pytest.raises(StackError, match=r"core exited with code 2 before it was ready[^$]*ALLSOURCE_AUTH__MASTER_KEY"):
         stack.start()
     assert not alive(stack.core_pid)
 

@@ -40,7 +40,7 @@ class CoreService:
         environ = {
             f"{PREFIX}STORAGE__DATA_DIR": str(self.data_dir),
             f"{PREFIX}SERVER__PORT": str(port),
-            f"{PREFIX}AUTH__JWT_SECRET": secrets.token_urlsafe(48),
+            f"{PREFIX}AUTH__MASTER_KEY": secrets.token_urlsafe(48),
             f"{PREFIX}BOOTSTRAP_ADMIN_USERNAME": "admin",
             f"{PREFIX}BOOTSTRAP_ADMIN_PASSWORD": self._password,
         }

@@ -42,7 +42,7 @@ class BenchmarkServices:
         self._password = secrets.token_urlsafe(16)
         path = Path(self._directory.name)
         environ = {
-            "ALLSOURCE_AUTH__JWT_SECRET": secrets.token_urlsafe(48),
+            "ALLSOURCE_AUTH__MASTER_KEY": secrets.token_urlsafe(48),
             "ALLSOURCE_BOOTSTRAP_ADMIN_USERNAME": "admin",
             "ALLSOURCE_BOOTSTRAP_ADMIN_PASSWORD": self._password,
         }

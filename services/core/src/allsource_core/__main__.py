@@ -13,6 +13,7 @@ import uvloop
 from allsource_core.app import serve
 from allsource_core.descriptors import raise_descriptor_limit
 from allsource_core.engine import EngineError
+from allsource_core.sealing import SealBrokenError
 from allsource_core.settings import BootstrapAdmin, CoreSettings
 from allsource_shared.configuration import ConfigurationError, argument_parser, load_settings, read_dev_mode
 from allsource_shared.logs import configure_logging
@@ -29,7 +30,7 @@ def main() -> int:
     arguments = argument_parser("allsource-core", "The AllSource event store.").parse_args()
     try:
         settings = load_settings(CoreSettings, config_path=arguments.config, environ=os.environ, flags=arguments.flags)
-        settings.check(dev_mode=read_dev_mode(os.environ))
+        settings.check(dev_mode=read_dev_mode(os.environ), environ=os.environ, config_path=arguments.config)
         admin = BootstrapAdmin.from_environment(os.environ, password_min_length=settings.auth.password_min_length)
     except ConfigurationError as error:
         for problem in error.problems:
@@ -41,7 +42,7 @@ def main() -> int:
     raise_descriptor_limit()
     try:
         uvloop.run(_run(settings, admin))
-    except (EngineError, OSError) as error:
+    except (EngineError, OSError, SealBrokenError) as error:
         structlog.get_logger().error("cannot_serve", reason=str(error))
         return 1
     return 0

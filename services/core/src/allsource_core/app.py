@@ -26,6 +26,7 @@ from allsource_core.api.operations import OperationRoutes
 from allsource_core.api.reads import ReadRoutes
 from allsource_core.api.removals import RemovalRoutes
 from allsource_core.api.retention import RetentionRoutes
+from allsource_core.api.signing_keys import SigningKeyRoutes
 from allsource_core.changes import Changes
 from allsource_core.engine import EventStore, RecoveryProgress, StoreOptions
 from allsource_core.facts import Facts
@@ -35,13 +36,15 @@ from allsource_core.identity.key_issuing import KeyIssuer
 from allsource_core.identity.key_uses import KeyUses
 from allsource_core.identity.passwords import Passwords
 from allsource_core.identity.sign_in import SignInService
+from allsource_core.identity.signing_keys import SigningKeyRing
 from allsource_core.identity.users import DEFAULT_TENANT, UserDirectory
+from allsource_core.sealing import MasterKey
 from allsource_core.settings import BootstrapAdmin, CoreSettings
 from allsource_shared import __version__
 from allsource_shared.core_routes import CORE_ROUTES
 from allsource_shared.openapi import openapi_document
 from allsource_shared.routes import JSON
-from allsource_shared.tokens import SigningKey, TokenSigner, TokenVerifier
+from allsource_shared.tokens import TokenSigner, TokenVerifier
 
 __all__ = ["serve"]
 
@@ -59,7 +62,9 @@ class _StoppedWhileOpeningError(Exception):
 class _Services:
     """Everything that needs the open store, and the handlers over it."""
 
-    def __init__(self, settings: CoreSettings, store: EventStore, key: SigningKey, metrics: CoreMetrics) -> None:
+    def __init__(
+        self, settings: CoreSettings, store: EventStore, verifier: TokenVerifier, metrics: CoreMetrics
+    ) -> None:
         auth = settings.auth
         self.passwords = Passwords(auth.sign_in_queue_max)
         self.facts = Facts(store)
@@ -74,15 +79,21 @@ class _Services:
             tenant_exists=lambda tenant_id: tenant_id == DEFAULT_TENANT,
             check_quota=lambda _tenant_id, _active: None,
         )
+        lifetime_seconds = auth.token_lifetime_minutes * 60
+        ring = SigningKeyRing(
+            self.facts,
+            self.changes,
+            MasterKey(auth.master_key),
+            verifier,
+            algorithm=auth.jwt_algorithm,
+            lifetime_seconds=lifetime_seconds,
+        )
         signer = TokenSigner(
-            key,
-            issuer=auth.jwt_issuer,
-            audience=auth.jwt_audience,
-            lifetime_seconds=auth.token_lifetime_minutes * 60,
-            now=time.time,
+            ring.present, issuer=auth.jwt_issuer, audience=auth.jwt_audience, lifetime_seconds=lifetime_seconds
         )
         bodies = Bodies(bytes_max=settings.server.max_body_bytes, timeout_seconds=settings.server.body_timeout_seconds)
         routes = (
+            SigningKeyRoutes(ring, self.facts),
             IdentityRoutes(SignInService(self.users, self.passwords, signer), bodies),
             ApiKeyRoutes(self.keys, issuer, self.key_uses, bodies),
             AppendRoutes(store, bodies, metrics),
@@ -96,6 +107,7 @@ class _Services:
             self.handlers.update(group.handlers)
         # When every kind of fact has its owner.
         self.facts.fold()
+        ring.open(auth.jwt_secret)
 
 
 async def serve(settings: CoreSettings, admin: BootstrapAdmin | None, stop: asyncio.Event) -> None:
@@ -104,10 +116,11 @@ async def serve(settings: CoreSettings, admin: BootstrapAdmin | None, stop: asyn
     Raises:
         OSError: the address can't be listened on, or the data directory not be used.
         EngineError: the store can't be opened.
+        SealBrokenError: the master key is not that of the data.
     """
     log = structlog.get_logger()
-    key = SigningKey.from_secret(settings.auth.jwt_secret)
-    verifier = TokenVerifier([key], issuer=settings.auth.jwt_issuer, audience=settings.auth.jwt_audience)
+    # It gets its keys when they have been read.
+    verifier = TokenVerifier([], issuer=settings.auth.jwt_issuer, audience=settings.auth.jwt_audience)
     authenticator = Authenticator(verifier, metrics_public=settings.metrics.public)
     lifecycle = Lifecycle(authenticator, data_dir=settings.storage.data_dir, durability=settings.storage.durability)
     metrics = CoreMetrics()
@@ -118,7 +131,7 @@ async def serve(settings: CoreSettings, admin: BootstrapAdmin | None, stop: asyn
     try:
         log.info("listening", addresses=[f"{host}:{port}" for host, port, *_ in runner.addresses], version=__version__)
         store = await asyncio.to_thread(_open_store, settings, lifecycle, stop)
-        services = await asyncio.to_thread(_Services, settings, store, key, metrics)
+        services = await asyncio.to_thread(_Services, settings, store, verifier, metrics)
         services.key_uses.start()
         await asyncio.to_thread(_check_admin, services, admin)
         dispatcher.add(services.handlers)

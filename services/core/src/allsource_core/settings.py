@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Final, Literal
 
 import msgspec
 from msgspec import Meta
 
-from allsource_shared.configuration import ConfigurationError, read_secret
+from allsource_shared.configuration import ConfigurationError, read_secret, variable_name
 from allsource_shared.settings import Host, LoggingSettings, MetricsSettings, Port
 from allsource_shared.tokens import SECRET_BYTES_MIN
 
 __all__ = ["AuthSettings", "BootstrapAdmin", "CoreSettings", "ServerSettings", "StorageSettings"]
 
-
-_DISTINCT_CHARACTERS_MIN = 10
+_MASTER_KEY: Final = variable_name("auth", "master_key")
+_JWT_SECRET: Final = variable_name("auth", "jwt_secret")
+_SECRET_HINT: Final = "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"  # noqa: S105 - advice
+_DISTINCT_CHARACTERS_MIN: Final = 10
 """48 random characters of base64 have 25 to 40 distinct ones, 64 random hex digits hardly ever fewer than 12."""
-_PLACEHOLDER = re.compile("change.?me|secret|password|default|example|allsource|12345678|abcdefgh", re.IGNORECASE)
+_PLACEHOLDER: Final = re.compile(
+    "change.?me|secret|password|default|example|allsource|12345678|abcdefgh", re.IGNORECASE
+)
 
 
 class ServerSettings(msgspec.Struct, frozen=True):
@@ -112,13 +117,29 @@ class StorageSettings(msgspec.Struct, frozen=True):
 class AuthSettings(msgspec.Struct, frozen=True):
     """How callers prove who they are."""
 
+    master_key: Annotated[
+        str,
+        Meta(
+            extra={"secret": True},
+            description=f"Seals the secrets that the data directory holds: at least {SECRET_BYTES_MIN} bytes, random, "
+            "kept apart from the data. Required. Without it nothing that was signed or sealed is of use any more.",
+        ),
+    ] = ""
     jwt_secret: Annotated[
         str,
         Meta(
             extra={"secret": True},
-            description=f"Key that signs access tokens: at least {SECRET_BYTES_MIN} bytes, random. Required.",
+            description=f"First key that signs access tokens, with HS256: at least {SECRET_BYTES_MIN} bytes, random. "
+            "Read where no signing key has been made yet, and never again. Not set: a random one is made.",
         ),
     ] = ""
+    jwt_algorithm: Annotated[
+        Literal["HS256", "EdDSA"],
+        Meta(
+            description="How access tokens are signed. `EdDSA` (Ed25519) lets others verify them by the public keys "
+            "at `/.well-known/jwks.json`. Another value than before makes a new key at the next start."
+        ),
+    ] = "HS256"
     jwt_issuer: Annotated[str, Meta(min_length=1, max_length=256, description="`iss` of every token.")] = "allsource"
     jwt_audience: Annotated[str, Meta(min_length=1, max_length=256, description="`aud` of every token.")] = "allsource"
     token_lifetime_minutes: Annotated[
@@ -141,25 +162,51 @@ class CoreSettings(msgspec.Struct, frozen=True):
     logging: LoggingSettings
     metrics: MetricsSettings
 
-    def check(self, *, dev_mode: bool) -> None:
+    def check(self, *, dev_mode: bool, environ: Mapping[str, str], config_path: Path | None) -> None:
         """Refuse what is not safe to serve with.
 
         Args:
-            dev_mode: allow a short or guessable signing secret.
+            dev_mode: allow short or guessable secrets.
+            environ, config_path: where the settings came from.
 
         Raises:
-            ConfigurationError: naming the setting and how to make a good value.
+            ConfigurationError: naming the settings and how to make good values.
         """
-        secret = self.auth.jwt_secret
-        hint = "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"
-        if not secret:
-            raise ConfigurationError([f"ALLSOURCE_AUTH__JWT_SECRET (or …_FILE) is not set; {hint}"])
-        if dev_mode:
-            return
-        if len(secret.encode()) < SECRET_BYTES_MIN:
-            raise ConfigurationError([f"ALLSOURCE_AUTH__JWT_SECRET is shorter than {SECRET_BYTES_MIN} bytes; {hint}"])
-        if len(set(secret)) < _DISTINCT_CHARACTERS_MIN or _PLACEHOLDER.search(secret) is not None:
-            raise ConfigurationError([f"ALLSOURCE_AUTH__JWT_SECRET looks like a placeholder, not like chance; {hint}"])
+        problems = []
+        if not self.auth.master_key:
+            problems.append(f"{_MASTER_KEY} (or …_FILE) is not set; {_SECRET_HINT}")
+        if not dev_mode:
+            problems += _weaknesses(_MASTER_KEY, self.auth.master_key)
+            problems += _weaknesses(_JWT_SECRET, self.auth.jwt_secret)
+        problems += self._misplaced(environ, config_path)
+        if problems:
+            raise ConfigurationError(problems)
+
+    def _misplaced(self, environ: Mapping[str, str], config_path: Path | None) -> Iterator[str]:
+        """Secrets that lie in the data directory, where a copy of it has what opens its seals."""
+        data_dir = Path(self.storage.data_dir).resolve()
+        for name, secret in ((_MASTER_KEY, self.auth.master_key), (_JWT_SECRET, self.auth.jwt_secret)):
+            file = environ.get(f"{name}_FILE")
+            if file is not None and Path(file).resolve().is_relative_to(data_dir):
+                yield f"{name}_FILE is inside storage.data_dir; keep it where no copy of the data takes it along"
+            elif (
+                secret
+                and name not in environ
+                and file is None
+                and config_path is not None
+                and config_path.resolve().is_relative_to(data_dir)
+            ):
+                yield f"{name} is set in {config_path}, which is inside storage.data_dir; keep it elsewhere"
+
+
+def _weaknesses(name: str, secret: str) -> Iterator[str]:
+    """Why a secret that is set, under the name of its variable, can be guessed."""
+    if not secret:
+        return
+    if len(secret.encode()) < SECRET_BYTES_MIN:
+        yield f"{name} is shorter than {SECRET_BYTES_MIN} bytes; {_SECRET_HINT}"
+    elif len(set(secret)) < _DISTINCT_CHARACTERS_MIN or _PLACEHOLDER.search(secret) is not None:
+        yield f"{name} looks like a placeholder, not like chance; {_SECRET_HINT}"
 
 
 class BootstrapAdmin(msgspec.Struct, frozen=True):

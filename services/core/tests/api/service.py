@@ -21,6 +21,7 @@ from allsource_shared.problems import PROBLEMS
 from allsource_shared.tokens import SigningKey, TokenSigner
 
 SECRET = "kZ3vN8qTj1Wm5xRb7Lc0Yd9Hf2Gs6Pu4EaQi"  # signs the tokens of the tests, and nothing else
+MASTER_KEY = "vT4mQ9wLc2Zr7Nd0Xk5Bf8Yh1Gs6Pj3Ue"
 ADMIN = "root@example.org"
 PASSWORD = "correct horse battery staple"
 
@@ -35,11 +36,13 @@ NDJSON = {"Content-Type": "application/x-ndjson"}
 _START_SECONDS = 30
 
 
-def token(role: str = "admin", *, tenant: str = "default", secret: str = SECRET, **changes: Any) -> str:
+def token(
+    role: str = "admin", *, tenant: str = "default", secret: str = SECRET, session: str = "s1", **changes: Any
+) -> str:
     """An access token as the service itself would sign it, or nearly so."""
     arguments: dict[str, Any] = {"issuer": "allsource", "audience": "allsource", "lifetime_seconds": 900}
     signer = TokenSigner(SigningKey.from_secret(secret), **{**arguments, "now": time.time, **changes})
-    return signer.sign(user_id="u-1", username="ann", tenant_id=tenant, role=Role(role))[0]
+    return signer.sign(user_id="u-1", username="ann", tenant_id=tenant, role=Role(role), session_id=session)[0]
 
 
 def bearer(role: str = "admin", **changes: Any) -> dict[str, str]:
@@ -70,6 +73,7 @@ class Core:
         self._log_path = directory / "core.log"
         variables: dict[str, str | None] = {
             **{name: value for name, value in os.environ.items() if not name.startswith("ALLSOURCE_")},
+            "ALLSOURCE_AUTH__MASTER_KEY": MASTER_KEY,
             "ALLSOURCE_AUTH__JWT_SECRET": SECRET,
             "ALLSOURCE_SERVER__PORT": "0",
             "ALLSOURCE_STORAGE__DATA_DIR": str(self.data),

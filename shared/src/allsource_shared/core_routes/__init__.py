@@ -11,10 +11,19 @@ from allsource_shared.core_routes.operations import OPERATION_ROUTES
 from allsource_shared.core_routes.problem_sets import API_PREFIX
 from allsource_shared.core_routes.removal import REMOVAL_ROUTES
 from allsource_shared.core_routes.service import SERVICE_ROUTES
+from allsource_shared.core_routes.signing_keys import SIGNING_KEY_ROUTES
 from allsource_shared.routes import RouteTable
 
 __all__ = ["API_PREFIX", "CORE_ROUTES"]
 
 CORE_ROUTES: Final = RouteTable(
-    [*SERVICE_ROUTES, *IDENTITY_ROUTES, *API_KEY_ROUTES, *EVENT_ROUTES, *REMOVAL_ROUTES, *OPERATION_ROUTES]
+    [
+        *SERVICE_ROUTES,
+        *IDENTITY_ROUTES,
+        *SIGNING_KEY_ROUTES,
+        *API_KEY_ROUTES,
+        *EVENT_ROUTES,
+        *REMOVAL_ROUTES,
+        *OPERATION_ROUTES,
+    ]
 )

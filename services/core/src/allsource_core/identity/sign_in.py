@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+
 import structlog
 
 from allsource_core.identity.errors import InvalidCredentialsError
@@ -36,7 +38,11 @@ class SignInService:
             log.info("sign_in_refused", user_id=user.id if user is not None else None)
             raise InvalidCredentialsError
         token, claims = self._signer.sign(
-            user_id=user.id, username=user.username, tenant_id=user.tenant_id, role=user.role
+            user_id=user.id,
+            username=user.username,
+            tenant_id=user.tenant_id,
+            role=user.role,
+            session_id=secrets.token_hex(10),
         )
         log.info("signed_in", user_id=user.id)
         return SignedIn(token=token, expires_at=format_instant(claims.exp * 1_000_000), user=user.view())
