@@ -119,7 +119,7 @@ def test_operations_of_the_core_are_unique_and_their_problems_exist():
 
 def test_only_what_is_meant_to_be_public_is():
     public = {row.operation for row in CORE_ROUTES if row.access is Access.PUBLIC}
-    assert public == {"health", "health_live", "health_ready", "openapi", "login"}
+    assert public == {"health", "health_live", "health_ready", "openapi", "login", "jwks"}
     assert {row.operation for row in CORE_ROUTES if row.access is Access.CONFIGURED} == {"metrics"}
 
 

@@ -90,6 +90,20 @@ def test_a_crafted_token_of_the_right_key_is_good():
     assert isinstance(VERIFIER.verify(craft(HEADER, good_claims())), Claims)
 
 
+def test_the_id_of_a_token_names_its_session():
+    token, claims = signer().sign(
+        user_id="u-1", username="ann", tenant_id="default", role=Role.READONLY, session_id="0a1b2c"
+    )
+    assert VERIFIER.verify(token).session_id == "0a1b2c"
+    assert claims.jti.startswith("0a1b2c.")
+    assert len(claims.jti) > 7 + 20
+
+
+@pytest.mark.parametrize("jti", ["", "x", ".x", "j-1"])
+def test_a_token_without_a_session_is_of_the_session_that_nobody_has(jti: str):
+    assert VERIFIER.verify(craft(HEADER, good_claims(jti=jti))).session_id == ""
+
+
 def test_no_two_tokens_have_one_id():
     assert len({VERIFIER.verify(sign()).jti for _ in range(50)}) == 50
 

@@ -16,13 +16,14 @@ MASTER_KEY = secrets.token_urlsafe(48)
 SECRET = secrets.token_urlsafe(48)
 
 
-def make_stack(directory: Path) -> Stack:
-    """A stack, not started, with an administrator named ``admin``."""
+def make_stack(directory: Path, **more: str) -> Stack:
+    """A stack, not started, with an administrator named ``admin``; `more` is added to its environment."""
     environ = {
         "ALLSOURCE_AUTH__MASTER_KEY": MASTER_KEY,
         "ALLSOURCE_AUTH__JWT_SECRET": SECRET,
         "ALLSOURCE_BOOTSTRAP_ADMIN_USERNAME": "admin",
         "ALLSOURCE_BOOTSTRAP_ADMIN_PASSWORD": PASSWORD,
+        **more,
     }
     return Stack(directory / "data", environ=environ, log_dir=directory)
 

@@ -15,7 +15,7 @@ import httpx
 from tools.ports import free_ports
 from tools.stack import Stack
 
-from .conftest import PASSWORD, SECRET, sign_in
+from .conftest import MASTER_KEY, PASSWORD, sign_in
 
 NDJSON = {"Accept": "application/x-ndjson"}
 
