@@ -3,6 +3,11 @@
 IdentityError                    never raised itself
 ├── InvalidCredentialsError      username or password is wrong
 ├── SignInQueueFullError         too many password hashes wait
+├── SlowedDownError              too many failed sign-ins; `retry_after_seconds` says for how long
+├── TenantInactiveError          the password is right, but the user's tenant was deactivated
+├── RefreshRefusedError          the refresh token is not good, or not any more
+├── UnknownSessionError          no such session
+├── SessionsUnavailableError     sessions can't be stored at present
 ├── UnknownUserError             no such user
 ├── UnknownKeyError              no such API key
 ├── UsernameTakenError           somebody has the name
@@ -17,8 +22,13 @@ __all__ = [
     "IdentityError",
     "IdentityRuleError",
     "InvalidCredentialsError",
+    "RefreshRefusedError",
+    "SessionsUnavailableError",
     "SignInQueueFullError",
+    "SlowedDownError",
+    "TenantInactiveError",
     "UnknownKeyError",
+    "UnknownSessionError",
     "UnknownUserError",
     "UsernameTakenError",
 ]
@@ -36,6 +46,34 @@ class InvalidCredentialsError(IdentityError):
 
 class SignInQueueFullError(IdentityError):
     """Too many password hashes wait."""
+
+
+class SlowedDownError(IdentityError):
+    """Too many sign-ins failed. Nothing was checked.
+
+    Attributes:
+        retry_after_seconds: when the next attempt is looked at.
+    """
+
+    def __init__(self, retry_after_seconds: float) -> None:
+        super().__init__("too many sign-ins failed; try again later")
+        self.retry_after_seconds = retry_after_seconds
+
+
+class TenantInactiveError(IdentityError):
+    """The password is right, but the user's tenant was deactivated."""
+
+
+class RefreshRefusedError(IdentityError):
+    """The refresh token is not good, or not any more; why is not told."""
+
+
+class UnknownSessionError(IdentityError):
+    """No such session, or it has ended."""
+
+
+class SessionsUnavailableError(IdentityError):
+    """Sessions can't be stored at present. The message is for the log: it may name files of the machine."""
 
 
 class UnknownUserError(IdentityError):
