@@ -119,7 +119,7 @@ def test_operations_of_the_core_are_unique_and_their_problems_exist():
 
 def test_only_what_is_meant_to_be_public_is():
     public = {row.operation for row in CORE_ROUTES if row.access is Access.PUBLIC}
-    assert public == {"health", "health_live", "health_ready", "openapi", "login", "jwks"}
+    assert public == {"health", "health_live", "health_ready", "openapi", "login", "refresh", "jwks"}
     assert {row.operation for row in CORE_ROUTES if row.access is Access.CONFIGURED} == {"metrics"}
 
 
@@ -136,6 +136,11 @@ def test_reading_writing_and_removing_need_their_permissions():
 def test_keys_are_the_business_of_signed_in_users():
     keys = {row.operation: row.access for row in CORE_ROUTES if row.path.startswith("/api/v1/auth/api-keys")}
     assert keys == dict.fromkeys(("create_api_key", "list_api_keys", "revoke_api_key", "rotate_api_key"), Access.USER)
+
+
+def test_sessions_are_everybodys_own_business():
+    access = {row.operation: row.access for row in CORE_ROUTES}
+    assert {access[name] for name in ("logout", "list_sessions", "end_session")} == {Access.USER}
 
 
 def test_every_path_is_plain_and_its_variables_are_whole_segments():

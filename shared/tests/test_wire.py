@@ -15,7 +15,7 @@ from allsource_shared.wire.events import (
     QueryParameters,
     ReadOptions,
 )
-from allsource_shared.wire.identity import Login
+from allsource_shared.wire.sessions import Login
 
 EVENT: dict[str, Any] = {"event_type": "a.b", "entity_id": "e-1", "payload": {"x": 1}}
 

@@ -13,6 +13,7 @@ import uvloop
 from allsource_core.app import serve
 from allsource_core.descriptors import raise_descriptor_limit
 from allsource_core.engine import EngineError
+from allsource_core.identity.errors import SessionsUnavailableError
 from allsource_core.sealing import SealBrokenError
 from allsource_core.settings import BootstrapAdmin, CoreSettings
 from allsource_shared.configuration import ConfigurationError, argument_parser, load_settings, read_dev_mode
@@ -42,7 +43,7 @@ def main() -> int:
     raise_descriptor_limit()
     try:
         uvloop.run(_run(settings, admin))
-    except (EngineError, OSError, SealBrokenError) as error:
+    except (EngineError, OSError, SealBrokenError, SessionsUnavailableError) as error:
         structlog.get_logger().error("cannot_serve", reason=str(error))
         return 1
     return 0

@@ -12,6 +12,7 @@ import msgspec
 import structlog
 from aiohttp.web import Response, ServerRunner, StreamResponse, TCPSite
 
+from allsource_core.api.addresses import caller_address
 from allsource_core.api.api_keys import ApiKeyRoutes
 from allsource_core.api.appends import AppendRoutes
 from allsource_core.api.authentication import Authenticator
@@ -19,13 +20,13 @@ from allsource_core.api.bodies import Bodies
 from allsource_core.api.call import Call, Handler
 from allsource_core.api.dispatcher import Dispatcher
 from allsource_core.api.http_server import HttpServer
-from allsource_core.api.identity import IdentityRoutes
 from allsource_core.api.lifecycle import Lifecycle
 from allsource_core.api.metrics import CoreMetrics
 from allsource_core.api.operations import OperationRoutes
 from allsource_core.api.reads import ReadRoutes
 from allsource_core.api.removals import RemovalRoutes
 from allsource_core.api.retention import RetentionRoutes
+from allsource_core.api.sessions import SessionRoutes
 from allsource_core.api.signing_keys import SigningKeyRoutes
 from allsource_core.changes import Changes
 from allsource_core.engine import EventStore, RecoveryProgress, StoreOptions
@@ -35,8 +36,12 @@ from allsource_core.identity.bootstrap import create_first_admin
 from allsource_core.identity.key_issuing import KeyIssuer
 from allsource_core.identity.key_uses import KeyUses
 from allsource_core.identity.passwords import Passwords
+from allsource_core.identity.refresh_tokens import RefreshTokens
+from allsource_core.identity.session_file import SESSIONS_FILE
+from allsource_core.identity.sessions import SessionDirectory
 from allsource_core.identity.sign_in import SignInService
 from allsource_core.identity.signing_keys import SigningKeyRing
+from allsource_core.identity.throttle import SignInThrottle
 from allsource_core.identity.users import DEFAULT_TENANT, UserDirectory
 from allsource_core.sealing import MasterKey
 from allsource_core.settings import BootstrapAdmin, CoreSettings
@@ -49,6 +54,8 @@ from allsource_shared.tokens import TokenSigner, TokenVerifier
 __all__ = ["serve"]
 
 _PROGRESS_LOG_SECONDS: Final = 2.0
+
+_DAY_SECONDS: Final = 24 * 3600
 
 _COLLECTOR_THRESHOLDS: Final = (10_000, 20, 20)
 """Requests leave hardly any cycles, but the collector looks at the columns of every append that is in memory: at the
@@ -79,11 +86,18 @@ class _Services:
             tenant_exists=lambda tenant_id: tenant_id == DEFAULT_TENANT,
             check_quota=lambda _tenant_id, _active: None,
         )
+        master_key = MasterKey(auth.master_key)
+        self.sessions = SessionDirectory(
+            Path(settings.storage.data_dir) / SESSIONS_FILE,
+            RefreshTokens(master_key.derive("refresh tokens")),
+            self.changes,
+            lifetime_seconds=auth.refresh_lifetime_days * _DAY_SECONDS,
+        )
         lifetime_seconds = auth.token_lifetime_minutes * 60
         ring = SigningKeyRing(
             self.facts,
             self.changes,
-            MasterKey(auth.master_key),
+            master_key,
             verifier,
             algorithm=auth.jwt_algorithm,
             lifetime_seconds=lifetime_seconds,
@@ -91,10 +105,19 @@ class _Services:
         signer = TokenSigner(
             ring.present, issuer=auth.jwt_issuer, audience=auth.jwt_audience, lifetime_seconds=lifetime_seconds
         )
+        sign_in = SignInService(
+            self.users,
+            self.sessions,
+            self.passwords,
+            SignInThrottle(time.monotonic),
+            signer,
+            self.facts,
+            tenant_is_active=lambda _: True,
+        )
         bodies = Bodies(bytes_max=settings.server.max_body_bytes, timeout_seconds=settings.server.body_timeout_seconds)
         routes = (
             SigningKeyRoutes(ring, self.facts),
-            IdentityRoutes(SignInService(self.users, self.passwords, signer), bodies),
+            SessionRoutes(sign_in, self.sessions, bodies, lambda request: caller_address(request, "")),
             ApiKeyRoutes(self.keys, issuer, self.key_uses, bodies),
             AppendRoutes(store, bodies, metrics),
             ReadRoutes(store, metrics),
@@ -108,6 +131,12 @@ class _Services:
         # When every kind of fact has its owner.
         self.facts.fold()
         ring.open(auth.jwt_secret)
+
+    async def close(self) -> None:
+        """Let go of threads and files, when no request is under way any more."""
+        await asyncio.to_thread(self.passwords.close)
+        await asyncio.to_thread(self.sessions.close)
+        await self.key_uses.close()
 
 
 async def serve(settings: CoreSettings, admin: BootstrapAdmin | None, stop: asyncio.Event) -> None:
@@ -154,8 +183,7 @@ async def serve(settings: CoreSettings, admin: BootstrapAdmin | None, stop: asyn
             store.end_waits()
         await runner.cleanup()
         if services is not None:
-            services.passwords.close()
-            await services.key_uses.close()
+            await services.close()
         if store is not None:
             await asyncio.to_thread(store.close)
         log.info("stopped")

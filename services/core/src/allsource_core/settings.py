@@ -145,6 +145,15 @@ class AuthSettings(msgspec.Struct, frozen=True):
     token_lifetime_minutes: Annotated[
         int, Meta(ge=15, le=24 * 60, description="How long an access token is good for.")
     ] = 60
+    refresh_lifetime_days: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=365,
+            description="A session ends so many days after it was begun or last refreshed; until then its refresh "
+            "token gives access tokens.",
+        ),
+    ] = 14
     password_min_length: Annotated[
         int, Meta(ge=8, le=256, description="Shortest password that is accepted, in characters.")
     ] = 12

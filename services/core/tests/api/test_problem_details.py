@@ -14,8 +14,13 @@ from allsource_core.identity.errors import (
     IdentityError,
     IdentityRuleError,
     InvalidCredentialsError,
+    RefreshRefusedError,
+    SessionsUnavailableError,
     SignInQueueFullError,
+    SlowedDownError,
+    TenantInactiveError,
     UnknownKeyError,
+    UnknownSessionError,
     UnknownUserError,
     UsernameTakenError,
 )
@@ -42,6 +47,11 @@ ERRORS: list[tuple[Exception, int, str]] = [
     (PermissionError(errno.EACCES, "[Errno 13] Detail: '/srv/data'"), 503, "overloaded"),
     (InvalidCredentialsError(), 401, "invalid_credentials"),
     (SignInQueueFullError(), 429, "rate_limited"),
+    (SlowedDownError(0.3), 429, "rate_limited"),
+    (TenantInactiveError(), 403, "tenant_inactive"),
+    (RefreshRefusedError(), 401, "unauthorized"),
+    (UnknownSessionError("there is no such session"), 404, "not_found"),
+    (SessionsUnavailableError("/srv/data/derived/sessions.sqlite: disk full"), 503, "overloaded"),
     (UnknownUserError("there is no such user"), 404, "not_found"),
     (UnknownKeyError("there is no such key"), 404, "not_found"),
     (UsernameTakenError("the username is taken"), 409, "already_exists"),
@@ -70,6 +80,12 @@ def test_what_passes_says_when_to_try_again(code: str):
     for refusal in refusals:
         assert refusal is not None
         assert refusal.headers["Retry-After"] == "1"
+
+
+def test_whoever_is_slowed_down_is_told_for_how_long():
+    refusal = to_api_error(SlowedDownError(4.2))
+    assert refusal is not None
+    assert refusal.headers["Retry-After"] == "5"
 
 
 def test_no_error_of_the_packages_below_is_forgotten():

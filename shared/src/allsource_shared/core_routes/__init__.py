@@ -6,11 +6,11 @@ from typing import Final
 
 from allsource_shared.core_routes.api_keys import API_KEY_ROUTES
 from allsource_shared.core_routes.events import EVENT_ROUTES
-from allsource_shared.core_routes.identity import IDENTITY_ROUTES
 from allsource_shared.core_routes.operations import OPERATION_ROUTES
 from allsource_shared.core_routes.problem_sets import API_PREFIX
 from allsource_shared.core_routes.removal import REMOVAL_ROUTES
 from allsource_shared.core_routes.service import SERVICE_ROUTES
+from allsource_shared.core_routes.sessions import SESSION_ROUTES
 from allsource_shared.core_routes.signing_keys import SIGNING_KEY_ROUTES
 from allsource_shared.routes import RouteTable
 
@@ -19,7 +19,7 @@ __all__ = ["API_PREFIX", "CORE_ROUTES"]
 CORE_ROUTES: Final = RouteTable(
     [
         *SERVICE_ROUTES,
-        *IDENTITY_ROUTES,
+        *SESSION_ROUTES,
         *SIGNING_KEY_ROUTES,
         *API_KEY_ROUTES,
         *EVENT_ROUTES,

@@ -65,6 +65,7 @@ class Authenticator:
             role=claims.role,
             permissions=ROLE_PERMISSIONS[claims.role],
             tenant_id=claims.tenant_id,
+            session_id=claims.session_id,
         )
         if named:
             check_tenant(named[0], principal, where=_TENANT_HEADER)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import Any, Final
@@ -14,8 +15,13 @@ from allsource_core.api.call import json_response
 from allsource_core.identity.errors import (
     IdentityRuleError,
     InvalidCredentialsError,
+    RefreshRefusedError,
+    SessionsUnavailableError,
     SignInQueueFullError,
+    SlowedDownError,
+    TenantInactiveError,
     UnknownKeyError,
+    UnknownSessionError,
     UnknownUserError,
     UsernameTakenError,
 )
@@ -95,6 +101,13 @@ _TABLE: Final[dict[type[Exception], Callable[[Any], ApiError]]] = {
     engine.StoreClosedError: lambda _: _retry("stopping", "the service is shutting down"),
     InvalidCredentialsError: lambda _: ApiError("invalid_credentials", "username or password is wrong"),
     SignInQueueFullError: lambda _: _retry("rate_limited", "too many sign-ins are waiting"),
+    SlowedDownError: lambda error: ApiError(
+        "rate_limited", str(error), headers={"Retry-After": str(math.ceil(error.retry_after_seconds))}
+    ),
+    TenantInactiveError: lambda _: ApiError("tenant_inactive", "the tenant of the user was deactivated"),
+    RefreshRefusedError: lambda _: ApiError("unauthorized", "the refresh token is not good, or not any more; sign in"),
+    UnknownSessionError: lambda error: ApiError("not_found", str(error)),
+    SessionsUnavailableError: lambda _: _retry("overloaded", "sessions can't be stored at present"),
     UnknownUserError: lambda error: ApiError("not_found", str(error)),
     UnknownKeyError: lambda error: ApiError("not_found", str(error)),
     UsernameTakenError: lambda error: ApiError("already_exists", str(error)),

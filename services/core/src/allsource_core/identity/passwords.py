@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Final
+from typing import Final, TypeVar, TypeVarTuple, Unpack
 
 import argon2
 
 from allsource_core.identity.errors import SignInQueueFullError
 
 __all__ = ["Passwords"]
+
+_T = TypeVar("_T")
+_Arguments = TypeVarTuple("_Arguments")
 
 # OWASP Password Storage Cheat Sheet: argon2id with 19 MiB, 2 passes, 1 lane. About 21 ms on one core of an AMD EPYC.
 _TIME_COST: Final = 2
@@ -49,12 +53,30 @@ class Passwords:
         Raises:
             SignInQueueFullError: at once, if too many wait.
         """
+        return await self._run(self._verify, encoded, password)
+
+    async def hash_async(self, password: str) -> str:
+        """The same as `hash`, in one of the threads.
+
+        Raises:
+            SignInQueueFullError: at once, if too many wait.
+        """
+        return await self._run(self.hash, password)
+
+    def is_outdated(self, encoded: str) -> bool:
+        """Whether a hash was made with other parameters than those of today, or is none at all."""
+        try:
+            return self._hasher.check_needs_rehash(encoded)
+        except argon2.exceptions.InvalidHashError:
+            return True
+
+    async def _run(self, work: Callable[[Unpack[_Arguments]], _T], *arguments: *_Arguments) -> _T:
+        """Have one of the threads do something."""
         if self._under_way >= self._queue_max:
             raise SignInQueueFullError
         self._under_way += 1
         try:
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._workers, self._verify, encoded, password)
+            return await asyncio.get_running_loop().run_in_executor(self._workers, work, *arguments)
         finally:
             self._under_way -= 1
 

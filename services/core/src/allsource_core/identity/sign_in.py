@@ -1,48 +1,161 @@
-"""Signing in: username and password against an access token."""
+"""Signing in, staying signed in, and signing out."""
 
 from __future__ import annotations
 
-import secrets
+from collections.abc import Callable
 
 import structlog
 
-from allsource_core.identity.errors import InvalidCredentialsError
+from allsource_core.engine import EngineError
+from allsource_core.facts import Facts
+from allsource_core.identity.errors import (
+    InvalidCredentialsError,
+    RefreshRefusedError,
+    SignInQueueFullError,
+    SlowedDownError,
+    TenantInactiveError,
+)
 from allsource_core.identity.passwords import Passwords
-from allsource_core.identity.users import UserDirectory
+from allsource_core.identity.session_file import Session
+from allsource_core.identity.sessions import SessionDirectory
+from allsource_core.identity.throttle import SignInThrottle
+from allsource_core.identity.users import User, UserDirectory
 from allsource_shared.tokens import TokenSigner
-from allsource_shared.wire.identity import SignedIn
+from allsource_shared.wire.sessions import SignedIn
 from allsource_shared.wire.times import format_instant
 
 __all__ = ["SignInService"]
 
 
 class SignInService:
-    """Exchanges username and password for an access token."""
+    """Exchanges username and password, or a refresh token, for an access token and the next refresh token.
 
-    def __init__(self, users: UserDirectory, passwords: Passwords, signer: TokenSigner) -> None:
+    Args:
+        users, sessions, facts: of the service.
+        passwords: checks them.
+        throttle: slows guessing down.
+        signer: of access tokens.
+        tenant_is_active: whether the users of a tenant may sign in.
+    """
+
+    def __init__(
+        self,
+        users: UserDirectory,
+        sessions: SessionDirectory,
+        passwords: Passwords,
+        throttle: SignInThrottle,
+        signer: TokenSigner,
+        facts: Facts,
+        *,
+        tenant_is_active: Callable[[str], bool],
+    ) -> None:
         self._users = users
+        self._sessions = sessions
         self._passwords = passwords
+        self._throttle = throttle
         self._signer = signer
+        self._facts = facts
+        self._tenant_is_active = tenant_is_active
 
-    async def sign_in(self, username: str, password: str) -> SignedIn:
-        """Check a password and make a token.
+    async def sign_in(self, username: str, password: str, *, address: str, user_agent: str) -> SignedIn:
+        """Check a password and begin a session.
+
+        Args:
+            username, password: as they were typed.
+            address, user_agent: of who asks.
 
         Raises:
-            InvalidCredentialsError: for an unknown user and a wrong password alike, after the same time.
-            SignInQueueFullError: too many are waiting.
+            InvalidCredentialsError: for an unknown user, an inactive one and a wrong password alike, after the same
+                time.
+            TenantInactiveError: the password is right.
+            SlowedDownError: too many attempts failed; nothing was checked.
+            SignInQueueFullError: too many are waiting; nothing was checked.
+            SessionsUnavailableError: the session can't be stored.
         """
-        user = self._users.named(username)
-        matches = await self._passwords.verify(user.password_hash if user is not None else None, password)
+        user = await self._checked(username, password, address)
         log = structlog.get_logger()
-        if user is None or not matches:
-            log.info("sign_in_refused", user_id=user.id if user is not None else None)
+        if user is None:
             raise InvalidCredentialsError
+        if not self._tenant_is_active(user.tenant_id):
+            log.info("sign_in_refused", user_id=user.id, reason="tenant_inactive")
+            raise TenantInactiveError
+        outdated = user.password_hash if self._passwords.is_outdated(user.password_hash) else None
+        # With nothing awaited since the user was looked at: what ends its sessions from now on ends this one too.
+        session, refresh_token = await self._sessions.create(user.id, address=address, user_agent=user_agent)
+        if outdated is not None:
+            await self._hash_anew(user, outdated, password)
+        log.info("signed_in", user_id=user.id, session_id=session.id)
+        return self._answer(user, session, refresh_token)
+
+    async def refresh(self, token: str, *, address: str, user_agent: str) -> SignedIn:
+        """Continue a session.
+
+        Args:
+            token: a refresh token.
+            address, user_agent: of who asks.
+
+        Raises:
+            RefreshRefusedError: the token is not good, or not any more, or its user is not.
+            TenantInactiveError: the user's tenant was deactivated; the token stays as it was.
+            SessionsUnavailableError: the session can't be stored; the token stays good.
+        """
+        user_id = self._sessions.owner_of(token)
+        user = self._users.get(user_id)
+        if user is None or not user.active:
+            await self._sessions.end_all(user_id)
+            raise RefreshRefusedError
+        if not self._tenant_is_active(user.tenant_id):
+            raise TenantInactiveError
+        session, successor = await self._sessions.refresh(token, address=address, user_agent=user_agent)
+        return self._answer(user, session, successor)
+
+    async def _checked(self, username: str, password: str, address: str) -> User | None:
+        """The user of this name and password who may sign in; None where there is none."""
+        log = structlog.get_logger()
+        try:
+            self._throttle.admit(username, address)
+        except SlowedDownError:
+            log.info("sign_in_slowed_down")
+            raise
+        user = self._users.named(username)
+        encoded = user.password_hash if user is not None else None
+        try:
+            matches = await self._passwords.verify(encoded, password)
+        except SignInQueueFullError:
+            self._throttle.not_checked(username, address)
+            raise
+        # As the user is now: it may have been deactivated, or got another password, while this one was looked at.
+        if user is None or not matches or not _may_sign_in(user, encoded):
+            log.info("sign_in_refused", user_id=user.id if user is not None else None)
+            return None
+        self._throttle.succeeded(username, address)
+        return user
+
+    async def _hash_anew(self, user: User, outdated: str, password: str) -> None:
+        """Store the hash of a password with the parameters of today. It is no reason to refuse that it can't be."""
+        try:
+            encoded = await self._passwords.hash_async(password)
+            async with self._facts.changing:
+                if _may_sign_in(user, outdated):
+                    await self._users.change(user.id, password_hash=encoded, must_change=user.must_change)
+        except (EngineError, SignInQueueFullError) as error:
+            structlog.get_logger().warning("password_not_hashed_anew", user_id=user.id, error=str(error))
+
+    def _answer(self, user: User, session: Session, refresh_token: str) -> SignedIn:
         token, claims = self._signer.sign(
             user_id=user.id,
             username=user.username,
             tenant_id=user.tenant_id,
             role=user.role,
-            session_id=secrets.token_hex(10),
+            session_id=session.id,
         )
-        log.info("signed_in", user_id=user.id)
-        return SignedIn(token=token, expires_at=format_instant(claims.exp * 1_000_000), user=user.view())
+        return SignedIn(
+            token=token,
+            refresh_token=refresh_token,
+            expires_at=format_instant(claims.exp * 1_000_000),
+            user=user.view(),
+        )
+
+
+def _may_sign_in(user: User, encoded: str | None) -> bool:
+    return user.active and user.password_hash == encoded

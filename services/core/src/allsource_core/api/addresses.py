@@ -1,0 +1,53 @@
+"""Where a request comes from."""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+from typing import Final
+
+from aiohttp.web import BaseRequest
+
+__all__ = ["FORWARDED_HEADER", "GATEWAY_KEY_HEADER", "caller_address"]
+
+GATEWAY_KEY_HEADER: Final = "X-Gateway-Key"
+FORWARDED_HEADER: Final = "X-Forwarded-For"
+
+
+def caller_address(request: BaseRequest, gateway_key: str) -> str:
+    """The address of whoever made a request, in its usual form.
+
+    It is that of the connection, unless a gateway of ours is at its other end: then it is the last one that
+    ``X-Forwarded-For`` names, which is the one that the gateway wrote. What stands before it is hearsay.
+
+    Args:
+        request: as it came.
+        gateway_key: what a gateway of ours proves itself with; empty if there is none, and nobody is believed.
+
+    Returns:
+        An address of IPv4 or IPv6; empty where the connection has none.
+    """
+    if _is_of_gateway(request, gateway_key):
+        forwarded = request.headers.getall(FORWARDED_HEADER, [])
+        named = _address(forwarded[-1].rpartition(",")[2].strip()) if forwarded else None
+        if named is not None:
+            return named
+    return _address(request.remote or "") or ""
+
+
+def _is_of_gateway(request: BaseRequest, gateway_key: str) -> bool:
+    if not gateway_key:
+        return False
+    keys = request.headers.getall(GATEWAY_KEY_HEADER, [])
+    # As bytes: of text only ASCII can be compared in constant time.
+    return len(keys) == 1 and hmac.compare_digest(keys[0].encode("utf-8", "surrogateescape"), gateway_key.encode())
+
+
+def _address(text: str) -> str | None:
+    try:
+        address = ipaddress.ip_address(text)
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(address)

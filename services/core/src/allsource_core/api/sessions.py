@@ -1,0 +1,135 @@
+"""Signing in, staying signed in and signing out over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, TypeVar
+
+import msgspec
+from aiohttp import hdrs
+from aiohttp.web import BaseRequest, Response, StreamResponse
+
+from allsource_core.api.bodies import Bodies, media_type
+from allsource_core.api.call import Call, Handler, json_response
+from allsource_core.api.requests import decode_body, note_unknown_fields, refuse_query
+from allsource_core.identity.session_file import Session
+from allsource_core.identity.sessions import SessionDirectory
+from allsource_core.identity.sign_in import SignInService
+from allsource_shared.problems import ApiError
+from allsource_shared.wire.sessions import Login, Refresh, SessionList, SessionView, SignedIn
+from allsource_shared.wire.times import format_instant
+
+__all__ = ["SessionRoutes"]
+
+_T = TypeVar("_T", Login, Refresh)
+
+_BODY_BYTES_MAX: Final = 64 * 1024
+"""Anybody may send one; millions of unknown fields would keep everybody else waiting."""
+
+_login_decoder: Final = msgspec.json.Decoder(Login)
+_refresh_decoder: Final = msgspec.json.Decoder(Refresh)
+
+
+class SessionRoutes:
+    """Handlers of ``auth/login``, ``auth/refresh``, ``auth/logout`` and ``auth/sessions``.
+
+    Args:
+        sign_in, sessions, bodies: of the service.
+        address_of: where a request comes from.
+    """
+
+    def __init__(
+        self,
+        sign_in: SignInService,
+        sessions: SessionDirectory,
+        bodies: Bodies,
+        address_of: Callable[[BaseRequest], str],
+    ) -> None:
+        self._sign_in = sign_in
+        self._sessions = sessions
+        self._bodies = bodies
+        self._address_of = address_of
+
+    @property
+    def handlers(self) -> dict[str, Handler]:
+        """Operation of the route table to the method that serves it."""
+        return {
+            "login": self.login,
+            "refresh": self.refresh,
+            "logout": self.logout,
+            "list_sessions": self.list_sessions,
+            "end_session": self.end_session,
+        }
+
+    async def login(self, call: Call) -> StreamResponse:
+        """``POST auth/login``."""
+        login = await self._read(call, _login_decoder, Login)
+        signed_in = await self._sign_in.sign_in(
+            login.username,
+            login.password,
+            address=self._address_of(call.request),
+            user_agent=call.request.headers.get(hdrs.USER_AGENT, ""),
+        )
+        return _secret_response(signed_in)
+
+    async def refresh(self, call: Call) -> StreamResponse:
+        """``POST auth/refresh``."""
+        refuse_query(call)
+        refresh = await self._read(call, _refresh_decoder, Refresh)
+        signed_in = await self._sign_in.refresh(
+            refresh.refresh_token,
+            address=self._address_of(call.request),
+            user_agent=call.request.headers.get(hdrs.USER_AGENT, ""),
+        )
+        return _secret_response(signed_in)
+
+    async def logout(self, call: Call) -> StreamResponse:
+        """``POST auth/logout``."""
+        refuse_query(call)
+        await self._sessions.end(call.principal.session_id)
+        return Response(status=204)
+
+    async def list_sessions(self, call: Call) -> StreamResponse:
+        """``GET auth/sessions``."""
+        refuse_query(call)
+        principal = call.principal
+        views = [_view(session, principal.session_id) for session in self._sessions.of_user(principal.user_id)]
+        return json_response(SessionList(views, len(views)))
+
+    async def end_session(self, call: Call) -> StreamResponse:
+        """``DELETE auth/sessions/{session_id}``."""
+        refuse_query(call)
+        session = self._sessions.find(call.match.parameters["session_id"], call.principal.user_id)
+        await self._sessions.end(session.id)
+        return Response(status=204)
+
+    async def _read(self, call: Call, decoder: msgspec.json.Decoder[_T], struct: type[_T]) -> _T:
+        """The body of a request that anybody may make."""
+        media_type(call)
+        body = await self._bodies.read(call.request, _BODY_BYTES_MAX)
+        try:
+            decoded = decode_body(decoder, body)
+            if call.match.route.lenient:
+                note_unknown_fields(call, body, struct)
+        except RecursionError:
+            raise ApiError("invalid_body", "the body nests too deeply") from None
+        return decoded
+
+
+def _secret_response(signed_in: SignedIn) -> StreamResponse:
+    """An answer with tokens in it, which no cache may keep."""
+    response = json_response(signed_in)
+    response.headers[hdrs.CACHE_CONTROL] = "no-store"
+    return response
+
+
+def _view(session: Session, current: str) -> SessionView:
+    return SessionView(
+        id=session.id,
+        created_at=format_instant(session.created_at),
+        last_used_at=format_instant(session.last_used_at),
+        expires_at=format_instant(session.expires_at),
+        address=session.address,
+        user_agent=session.user_agent,
+        current=session.id == current,
+    )

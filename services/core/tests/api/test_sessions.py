@@ -1,0 +1,274 @@
+"""``auth/refresh``, ``auth/logout`` and ``auth/sessions``: what has ended stays ended, over crashes too."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from .service import ADMIN, JSON, LOGIN, PASSWORD, Core, places, refusal
+
+REFRESH = "/api/v1/auth/refresh"
+LOGOUT = "/api/v1/auth/logout"
+SESSIONS = "/api/v1/auth/sessions"
+
+Start = Callable[..., Core]
+
+
+@pytest.fixture
+def client(core: Core) -> Iterator[httpx.Client]:
+    with core.client({"User-Agent": "tests"}) as client:
+        yield client
+
+
+def sign_in(client: httpx.Client) -> dict[str, Any]:
+    response = client.post(LOGIN, json={"username": ADMIN, "password": PASSWORD})
+    assert response.status_code == 200, response.text
+    body: dict[str, Any] = response.json()
+    return body
+
+
+def refresh(client: httpx.Client, token: str) -> httpx.Response:
+    return client.post(REFRESH, json={"refresh_token": token})
+
+
+def bearer(signed_in: dict[str, Any]) -> dict[str, str]:
+    return {"Authorization": f"Bearer {signed_in['token']}"}
+
+
+def session_ids(client: httpx.Client, signed_in: dict[str, Any]) -> set[str]:
+    return {session["id"] for session in client.get(SESSIONS, headers=bearer(signed_in)).json()["sessions"]}
+
+
+def test_a_refresh_gives_a_working_token_and_the_next_refresh_token(client: httpx.Client):
+    first = sign_in(client)
+    response = refresh(client, first["refresh_token"])
+    assert response.status_code == 200
+    assert response.headers["Cache-Control"] == "no-store"
+    second = response.json()
+    assert list(second) == ["token", "refresh_token", "expires_at", "user"]
+    assert second["user"] == first["user"]
+    assert second["token"] != first["token"]
+    assert second["refresh_token"] != first["refresh_token"]
+    assert client.get(SESSIONS, headers=bearer(second)).status_code == 200
+
+
+def test_one_sees_ones_own_sessions_and_which_one_it_is(client: httpx.Client):
+    first = sign_in(client)
+    second = refresh(client, sign_in(client)["refresh_token"]).json()
+    listed = client.get(SESSIONS, headers=bearer(second)).json()
+    assert list(listed) == ["sessions", "count"]
+    assert listed["count"] == len(listed["sessions"])
+    [current] = [session for session in listed["sessions"] if session["current"]]
+    assert listed["sessions"][0] == current
+    assert list(current) == ["id", "created_at", "last_used_at", "expires_at", "address", "user_agent", "current"]
+    assert (current["address"], current["user_agent"]) == ("127.0.0.1", "tests")
+    assert current["created_at"] < current["last_used_at"] < current["expires_at"]
+    assert current["id"] == second["refresh_token"].split("_")[1]
+    assert first["refresh_token"].split("_")[1] in {session["id"] for session in listed["sessions"]}
+
+
+def test_a_token_used_again_at_once_gives_the_same_successor_and_a_fresh_access_token(client: httpx.Client):
+    token = sign_in(client)["refresh_token"]
+    with ThreadPoolExecutor(8) as callers:
+        answers = [answer.json() for answer in callers.map(lambda _: refresh(client, token), range(32))]
+    assert len({answer["refresh_token"] for answer in answers}) == 1
+    assert len({answer["token"] for answer in answers}) == 32
+    assert refresh(client, answers[0]["refresh_token"]).status_code == 200
+
+
+def test_a_token_used_again_later_ends_the_session(client: httpx.Client, core: Core):
+    first, other = sign_in(client), sign_in(client)
+    second = refresh(client, first["refresh_token"]).json()
+    time.sleep(10.2)
+    problem = refusal(refresh(client, first["refresh_token"]), 401, "unauthorized")
+    assert problem["detail"] == "the refresh token is not good, or not any more; sign in"
+    refusal(refresh(client, second["refresh_token"]), 401, "unauthorized")
+    session_id = first["refresh_token"].split("_")[1]
+    assert session_id not in session_ids(client, other)
+    [line] = [json.loads(line) for line in core.log.splitlines() if session_id in line and "reused" in line]
+    assert (line["level"], line["event"]) == ("warning", "refresh_token_reused")
+    assert line["user_id"] == first["user"]["id"]
+    assert refresh(client, other["refresh_token"]).status_code == 200
+
+
+def test_a_forged_token_ends_nothing(client: httpx.Client):
+    token = sign_in(client)["refresh_token"]
+    prefix, session_id, generation, mac = token.split("_")
+    for forged in (
+        f"{prefix}_{session_id}_{generation}_{'0' * 64}",
+        f"{prefix}_{session_id}_1_{mac}",
+        f"{prefix}_{'0' * 20}_{generation}_{mac}",
+        f"ask_{session_id}_{mac}",
+        token + "0",
+        sign_in(client)["token"][:256],
+    ):
+        refusal(refresh(client, forged), 401, "unauthorized")
+    assert refresh(client, token).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "code", "place"),
+    [
+        (b"{}", "invalid_body", "$"),
+        (b'{"refresh_token":""}', "invalid_body", "refresh_token"),
+        (b'{"refresh_token":5}', "invalid_body", "refresh_token"),
+        (b'{"refresh_token":"%s"}' % (b"hunter2" * 50), "invalid_body", "refresh_token"),
+        (b'{"refresh_token":"hunter2","x":1}', "invalid_body", "$"),
+        (b'{"refresh_token":"hunter2"', "malformed_json", None),
+        (b"[" * 50_000, "invalid_body", "$"),
+    ],
+)
+def test_a_malformed_refresh_is_refused_without_showing_it(
+    client: httpx.Client, core: Core, body: bytes, code: str, place: str | None
+):
+    response = client.post(REFRESH, content=body, headers=JSON)
+    assert places(refusal(response, 400, code)) == ([] if place is None else [place])
+    assert "hunter2" not in response.text + core.log
+
+
+def test_a_refresh_token_is_no_access_token_nor_the_other_way_round(client: httpx.Client):
+    signed_in = sign_in(client)
+    for headers in (
+        {"Authorization": f"Bearer {signed_in['refresh_token']}"},
+        {"X-API-Key": signed_in["refresh_token"]},
+    ):
+        refusal(client.get(SESSIONS, headers=headers), 401, "unauthorized")
+
+
+def test_signing_out_ends_the_session(client: httpx.Client):
+    signed_in, other = sign_in(client), sign_in(client)
+    response = client.post(LOGOUT, headers=bearer(signed_in))
+    assert (response.status_code, response.content) == (204, b"")
+    refusal(refresh(client, signed_in["refresh_token"]), 401, "unauthorized")
+    assert signed_in["refresh_token"].split("_")[1] not in session_ids(client, other)
+    assert refresh(client, other["refresh_token"]).status_code == 200
+
+
+def test_one_ends_another_session_of_ones_own(client: httpx.Client):
+    here, there = sign_in(client), sign_in(client)
+    path = f"{SESSIONS}/{there['refresh_token'].split('_')[1]}"
+    assert client.delete(path, headers=bearer(here)).status_code == 204
+    refusal(refresh(client, there["refresh_token"]), 401, "unauthorized")
+    refusal(client.delete(path, headers=bearer(here)), 404, "not_found")
+    refusal(client.delete(f"{SESSIONS}/nobody's", headers=bearer(here)), 404, "not_found")
+    assert refresh(client, here["refresh_token"]).status_code == 200
+
+
+@pytest.mark.parametrize(("method", "path"), [("POST", LOGOUT), ("GET", SESSIONS), ("DELETE", f"{SESSIONS}/a")])
+def test_without_a_credential_there_is_no_session_to_see_or_end(client: httpx.Client, method: str, path: str):
+    refusal(client.request(method, path), 401, "unauthorized")
+
+
+# --- crashes ---
+
+
+def test_a_session_that_was_ended_does_not_come_back_after_a_crash(start: Start):
+    core = start().ready()
+    with core.client({}) as client:
+        left, stayed, ended = (sign_in(client) for _ in range(3))
+        stayed = refresh(client, stayed["refresh_token"]).json()
+        assert client.post(LOGOUT, headers=bearer(left)).status_code == 204
+        path = f"{SESSIONS}/{ended['refresh_token'].split('_')[1]}"
+        assert client.delete(path, headers=bearer(stayed)).status_code == 204
+        core.kill()
+    core = start().ready()
+    with core.client({}) as client:
+        for signed_in in (left, ended):
+            refusal(refresh(client, signed_in["refresh_token"]), 401, "unauthorized")
+        assert session_ids(client, stayed) == {stayed["refresh_token"].split("_")[1]}
+        assert refresh(client, stayed["refresh_token"]).status_code == 200
+
+
+def test_every_refresh_that_was_answered_before_a_crash_holds_after_it(start: Start):
+    core = start().ready()
+    with core.client({}) as client:
+        first = sign_in(client)["refresh_token"]
+        newest = first
+        for _ in range(20):
+            newest = refresh(client, newest).json()["refresh_token"]
+        core.kill()
+    core = start().ready()
+    with core.client({}) as client:
+        assert newest.split("_")[2] == "20"
+        newest = refresh(client, newest).json()["refresh_token"]
+        refusal(refresh(client, first), 401, "unauthorized")
+        refusal(refresh(client, newest), 401, "unauthorized")
+
+
+def test_with_a_damaged_file_everybody_signs_in_again(start: Start):
+    core = start().ready()
+    with core.client({}) as client:
+        token = sign_in(client)["refresh_token"]
+    assert core.stop() == 0
+    (core.data / "derived" / "sessions.sqlite").write_bytes(b"no database" * 1000)
+    core = start().ready()
+    with core.client({}) as client:
+        refusal(refresh(client, token), 401, "unauthorized")
+        assert refresh(client, sign_in(client)["refresh_token"]).status_code == 200
+
+
+def test_while_sessions_can_not_be_stored_nobody_is_signed_in_or_out(start: Start):
+    core = start().ready()
+    with core.client({}) as client:
+        signed_in = sign_in(client)
+        other = sqlite3.connect(core.data / "derived" / "sessions.sqlite", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        login = {"username": ADMIN, "password": PASSWORD}
+        problem = refusal(client.post(LOGIN, json=login), 503, "overloaded")
+        assert problem["detail"] == "sessions can't be stored at present"
+        refusal(refresh(client, signed_in["refresh_token"]), 503, "overloaded")
+        other.execute("ROLLBACK")
+        other.close()
+        assert refresh(client, signed_in["refresh_token"]).status_code == 200
+        assert len(session_ids(client, signed_in)) == 1
+    assert '"event":"sessions_not_stored"' in core.log
+
+
+# --- slowing down, secrets ---
+
+
+@pytest.mark.parametrize("username", [ADMIN, "nobody"])
+def test_guessing_is_told_when_to_go_on(start: Start, username: str):
+    core = start().ready()
+    with core.client({}) as client:
+        wrong = {"username": username, "password": "wrong"}
+        for _ in range(10):
+            refusal(client.post(LOGIN, json=wrong), 401, "invalid_credentials")
+        # Without a gateway's key nobody comes from anywhere else.
+        for headers in ({}, {"X-Forwarded-For": "198.51.100.1"}):
+            response = client.post(LOGIN, json=wrong, headers=headers)
+            refusal(response, 429, "rate_limited")
+            assert response.headers["Retry-After"] == "1"
+        time.sleep(1.05)
+        refusal(client.post(LOGIN, json=wrong), 401, "invalid_credentials")
+        response = client.post(LOGIN, json=wrong)
+        refusal(response, 429, "rate_limited")
+        assert response.headers["Retry-After"] == "2"
+
+
+def test_no_token_is_in_any_file_or_log(start: Start):
+    core = start().ready()
+    with core.client({}) as client:
+        first = sign_in(client)
+        second = refresh(client, first["refresh_token"]).json()
+        third = refresh(client, second["refresh_token"]).json()
+        client.post(LOGOUT, headers=bearer(third))
+        refresh(client, third["refresh_token"])
+        client.post(REFRESH, json={"refresh_token": third["refresh_token"], "x": 1})
+        fourth = sign_in(client)
+    core.kill()
+    secrets = [PASSWORD]
+    for signed_in in (first, second, third, fourth):
+        secrets += [signed_in["token"], signed_in["token"].split(".")[2]]
+        secrets += [signed_in["refresh_token"], signed_in["refresh_token"].split("_")[3]]
+    contents = [file.read_bytes() for file in core.data.rglob("*") if file.is_file()]
+    assert any(fourth["refresh_token"].split("_")[1].encode() in content for content in contents)
+    for secret in secrets:
+        assert all(secret.encode() not in content for content in [*contents, core.log.encode()])
