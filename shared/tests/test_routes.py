@@ -119,7 +119,7 @@ def test_operations_of_the_core_are_unique_and_their_problems_exist():
 
 def test_only_what_is_meant_to_be_public_is():
     public = {row.operation for row in CORE_ROUTES if row.access is Access.PUBLIC}
-    assert public == {"health", "health_live", "health_ready", "openapi", "login", "refresh", "jwks"}
+    assert public == {"health", "health_live", "health_ready", "openapi", "login", "refresh", "jwks", "register"}
     assert {row.operation for row in CORE_ROUTES if row.access is Access.CONFIGURED} == {"metrics"}
 
 
@@ -141,6 +141,12 @@ def test_keys_are_the_business_of_signed_in_users():
 def test_sessions_are_everybodys_own_business():
     access = {row.operation: row.access for row in CORE_ROUTES}
     assert {access[name] for name in ("logout", "list_sessions", "end_session")} == {Access.USER}
+
+
+def test_users_are_the_business_of_administrators_and_everybodys_own():
+    access = {row.operation: row.access for row in CORE_ROUTES}
+    assert {access[name] for name in ("list_users", "get_user", "change_user", "delete_user")} == {Permission.ADMIN}
+    assert (access["change_password"], access["me"]) == (Access.USER, Access.ANY)
 
 
 def test_every_path_is_plain_and_its_variables_are_whole_segments():

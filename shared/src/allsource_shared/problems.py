@@ -81,7 +81,10 @@ PROBLEMS: Final[dict[str, ProblemKind]] = {
         400, "Administrator outside the default tenant", "Administrators exist in the tenant `default` only."
     ),
     "weak_password": ProblemKind(
-        400, "Password too weak", "The password is shorter than `auth.password_min_length`, or is the user's own name."
+        400,
+        "Password too weak",
+        "The password is shorter than `auth.password_min_length`, longer than 1,024 bytes, the user's own name, or the "
+        "one that it is to replace; `errors` names its place.",
     ),
     "last_admin": ProblemKind(
         409, "Last administrator", "The last active administrator can't be removed, demoted or deactivated."

@@ -31,7 +31,8 @@ def main() -> int:
     arguments = argument_parser("allsource-core", "The AllSource event store.").parse_args()
     try:
         settings = load_settings(CoreSettings, config_path=arguments.config, environ=os.environ, flags=arguments.flags)
-        settings.check(dev_mode=read_dev_mode(os.environ), environ=os.environ, config_path=arguments.config)
+        dev_mode = read_dev_mode(os.environ)
+        settings.check(dev_mode=dev_mode, environ=os.environ, config_path=arguments.config)
         admin = BootstrapAdmin.from_environment(os.environ, password_min_length=settings.auth.password_min_length)
     except ConfigurationError as error:
         for problem in error.problems:
@@ -42,19 +43,19 @@ def main() -> int:
     configure_logging(settings.logging, service="core")
     raise_descriptor_limit()
     try:
-        uvloop.run(_run(settings, admin))
+        uvloop.run(_run(settings, admin, dev_mode=dev_mode))
     except (EngineError, OSError, SealBrokenError, SessionsUnavailableError) as error:
         structlog.get_logger().error("cannot_serve", reason=str(error))
         return 1
     return 0
 
 
-async def _run(settings: CoreSettings, admin: BootstrapAdmin | None) -> None:
+async def _run(settings: CoreSettings, admin: BootstrapAdmin | None, *, dev_mode: bool) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    await serve(settings, admin, stop)
+    await serve(settings, admin, stop, dev_mode=dev_mode)
 
 
 if __name__ == "__main__":

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
 import msgspec
 import structlog
-from aiohttp.web import Response, ServerRunner, StreamResponse, TCPSite
+from aiohttp.web import BaseRequest, Response, ServerRunner, StreamResponse, TCPSite
 
 from allsource_core.api.addresses import caller_address
 from allsource_core.api.api_keys import ApiKeyRoutes
@@ -24,21 +25,28 @@ from allsource_core.api.lifecycle import Lifecycle
 from allsource_core.api.metrics import CoreMetrics
 from allsource_core.api.operations import OperationRoutes
 from allsource_core.api.reads import ReadRoutes
+from allsource_core.api.registration import RegistrationRoutes
 from allsource_core.api.removals import RemovalRoutes
 from allsource_core.api.retention import RetentionRoutes
 from allsource_core.api.sessions import SessionRoutes
 from allsource_core.api.signing_keys import SigningKeyRoutes
+from allsource_core.api.users import UserRoutes
 from allsource_core.changes import Changes
 from allsource_core.engine import EventStore, RecoveryProgress, StoreOptions
 from allsource_core.facts import Facts
+from allsource_core.identity.accounts import Accounts
 from allsource_core.identity.api_keys import ApiKeyDirectory
-from allsource_core.identity.bootstrap import create_first_admin
+from allsource_core.identity.bootstrap import create_first_admin, prepare_first_registration
 from allsource_core.identity.key_issuing import KeyIssuer
 from allsource_core.identity.key_uses import KeyUses
 from allsource_core.identity.passwords import Passwords
+from allsource_core.identity.principals import Principal
 from allsource_core.identity.refresh_tokens import RefreshTokens
+from allsource_core.identity.registration import Registrar, RegistrationRules
+from allsource_core.identity.rules import PasswordRules
 from allsource_core.identity.session_file import SESSIONS_FILE
 from allsource_core.identity.sessions import SessionDirectory
+from allsource_core.identity.setup_token import SETUP_TOKEN_FILE, SetupToken, listens_on_loopback
 from allsource_core.identity.sign_in import SignInService
 from allsource_core.identity.signing_keys import SigningKeyRing
 from allsource_core.identity.throttle import SignInThrottle
@@ -67,17 +75,31 @@ class _StoppedWhileOpeningError(Exception):
 
 
 class _Services:
-    """Everything that needs the open store, and the handlers over it."""
+    """Everything that needs the open store, and the handlers over it.
+
+    Args:
+        settings, store, verifier, metrics, authenticator: of the service.
+        first_without_token: whether the first user may be registered without the setup token.
+    """
 
     def __init__(
-        self, settings: CoreSettings, store: EventStore, verifier: TokenVerifier, metrics: CoreMetrics
+        self,
+        settings: CoreSettings,
+        store: EventStore,
+        verifier: TokenVerifier,
+        metrics: CoreMetrics,
+        authenticator: Authenticator,
+        *,
+        first_without_token: bool,
     ) -> None:
-        auth = settings.auth
+        auth, data_dir = settings.auth, Path(settings.storage.data_dir)
+        self.setup = SetupToken(data_dir / SETUP_TOKEN_FILE)
+        self.registration = RegistrationRules(auth.registration, auth.open_registration_tenant, first_without_token)
         self.passwords = Passwords(auth.sign_in_queue_max)
         self.facts = Facts(store)
         self.changes = Changes()
         self.users = UserDirectory(self.facts, self.changes)
-        self.key_uses = KeyUses(Path(settings.storage.data_dir) / "derived" / "api_keys.sqlite", time.time)
+        self.key_uses = KeyUses(data_dir / "derived" / "api_keys.sqlite", time.time)
         self.keys = ApiKeyDirectory(self.facts, self.changes, self.key_uses, time.time)
         issuer = KeyIssuer(
             self.facts,
@@ -88,24 +110,21 @@ class _Services:
         )
         master_key = MasterKey(auth.master_key)
         self.sessions = SessionDirectory(
-            Path(settings.storage.data_dir) / SESSIONS_FILE,
+            data_dir / SESSIONS_FILE,
             RefreshTokens(master_key.derive("refresh tokens")),
             self.changes,
             lifetime_seconds=auth.refresh_lifetime_days * _DAY_SECONDS,
         )
         lifetime_seconds = auth.token_lifetime_minutes * 60
         ring = SigningKeyRing(
-            self.facts,
-            self.changes,
-            master_key,
-            verifier,
+            *(self.facts, self.changes, master_key, verifier),
             algorithm=auth.jwt_algorithm,
             lifetime_seconds=lifetime_seconds,
         )
         signer = TokenSigner(
             ring.present, issuer=auth.jwt_issuer, audience=auth.jwt_audience, lifetime_seconds=lifetime_seconds
         )
-        sign_in = SignInService(
+        self.sign_in = SignInService(
             self.users,
             self.sessions,
             self.passwords,
@@ -115,10 +134,12 @@ class _Services:
             tenant_is_active=lambda _: True,
         )
         bodies = Bodies(bytes_max=settings.server.max_body_bytes, timeout_seconds=settings.server.body_timeout_seconds)
+        key_routes = ApiKeyRoutes(self.keys, issuer, self.key_uses, bodies)
         routes = (
             SigningKeyRoutes(ring, self.facts),
-            SessionRoutes(sign_in, self.sessions, bodies, lambda request: caller_address(request, "")),
-            ApiKeyRoutes(self.keys, issuer, self.key_uses, bodies),
+            *self._user_routes(settings, bodies, authenticator.identify, key_routes),
+            SessionRoutes(self.sign_in, self.sessions, bodies, lambda request: caller_address(request, "")),
+            key_routes,
             AppendRoutes(store, bodies, metrics),
             ReadRoutes(store, metrics),
             RemovalRoutes(store),
@@ -132,6 +153,40 @@ class _Services:
         self.facts.fold()
         ring.open(auth.jwt_secret)
 
+    def _user_routes(
+        self,
+        settings: CoreSettings,
+        bodies: Bodies,
+        identify: Callable[[BaseRequest], Principal],
+        key_routes: ApiKeyRoutes,
+    ) -> tuple[RegistrationRoutes, UserRoutes]:
+        """What registers, changes and shows users."""
+        auth = settings.auth
+        password_rules = PasswordRules(auth.password_min_length)
+        registrar = Registrar(
+            self.users,
+            self.passwords,
+            self.facts,
+            rules=self.registration,
+            password_rules=password_rules,
+            setup=self.setup,
+            tenant_exists=lambda tenant_id: tenant_id == DEFAULT_TENANT,
+        )
+        self.accounts = Accounts(
+            self.users,
+            self.passwords,
+            self.facts,
+            password_rules=password_rules,
+            check_password=self.sign_in.proves,
+            revoke_keys=self.keys.revoke_all_of,
+            end_sessions=self.sessions.end_all,
+        )
+        per_minute = auth.open_registrations_per_minute
+        return (
+            RegistrationRoutes(registrar, bodies, identify, anonymous_per_minute=per_minute),
+            UserRoutes(self.users, self.accounts, bodies, describe_key=key_routes.describe),
+        )
+
     async def close(self) -> None:
         """Let go of threads and files, when no request is under way any more."""
         await asyncio.to_thread(self.passwords.close)
@@ -139,8 +194,16 @@ class _Services:
         await self.key_uses.close()
 
 
-async def serve(settings: CoreSettings, admin: BootstrapAdmin | None, stop: asyncio.Event) -> None:
+async def serve(
+    settings: CoreSettings, admin: BootstrapAdmin | None, stop: asyncio.Event, *, dev_mode: bool = False
+) -> None:
     """Serve until `stop` is set: listen, open the store, answer; then finish what is under way and close the store.
+
+    Args:
+        settings: of the service.
+        admin: the first administrator, if one is configured.
+        stop: set from outside.
+        dev_mode: the first user may be registered without the setup token wherever the service listens.
 
     Raises:
         OSError: the address can't be listened on, or the data directory not be used.
@@ -160,9 +223,13 @@ async def serve(settings: CoreSettings, admin: BootstrapAdmin | None, stop: asyn
     try:
         log.info("listening", addresses=[f"{host}:{port}" for host, port, *_ in runner.addresses], version=__version__)
         store = await asyncio.to_thread(_open_store, settings, lifecycle, stop)
-        services = await asyncio.to_thread(_Services, settings, store, verifier, metrics)
+        first_without_token = dev_mode or listens_on_loopback(host for host, *_ in runner.addresses)
+        services = await asyncio.to_thread(
+            _Services, settings, store, verifier, metrics, authenticator, first_without_token=first_without_token
+        )
         services.key_uses.start()
-        await asyncio.to_thread(_check_admin, services, admin)
+        await asyncio.to_thread(_check_first_user, services, admin)
+        await services.accounts.erase_deleted()
         dispatcher.add(services.handlers)
         if dispatcher.missing():
             raise RuntimeError(f"routes without a handler: {dispatcher.missing()}")
@@ -254,13 +321,10 @@ def _open_store(settings: CoreSettings, lifecycle: Lifecycle, stop: asyncio.Even
     )
 
 
-def _check_admin(services: _Services, admin: BootstrapAdmin | None) -> None:
-    """Make the first administrator if there is no user; say so if there is none to make."""
+def _check_first_user(services: _Services, admin: BootstrapAdmin | None) -> None:
+    """Make the first administrator if there is no user and one is configured; else say who may make it."""
     if admin is not None:
         create_first_admin(
             services.users, services.passwords, username=admin.username, password=admin.password, email=admin.email
         )
-    elif not len(services.users):
-        structlog.get_logger().warning(
-            "no_users", hint="set ALLSOURCE_BOOTSTRAP_ADMIN_USERNAME and _PASSWORD and restart: nobody can sign in"
-        )
+    prepare_first_registration(services.users, services.registration, services.setup)

@@ -157,6 +157,33 @@ class AuthSettings(msgspec.Struct, frozen=True):
     password_min_length: Annotated[
         int, Meta(ge=8, le=256, description="Shortest password that is accepted, in characters.")
     ] = 12
+    registration: Annotated[
+        Literal["bootstrap", "closed", "open"],
+        Meta(
+            description="Who makes users. Administrators always may. `bootstrap`: while there is no user, the first "
+            "one may be registered as an administrator, without credentials if the core listens on loopback or "
+            "`ALLSOURCE_DEV=1`, else with the setup token that the core logs and leaves in its data directory. "
+            "`open`: after that, anybody may register as `readonly` or `developer`. `closed`: nobody else; the first "
+            "administrator comes from `ALLSOURCE_BOOTSTRAP_ADMIN_*`."
+        ),
+    ] = "bootstrap"
+    open_registration_tenant: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=128,
+            pattern="^[^_]",
+            description="The tenant of those who register themselves while `auth.registration` is `open`.",
+        ),
+    ] = "default"
+    open_registrations_per_minute: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=10_000,
+            description="How many may register without a credential in a minute, all of them together; beyond it 429.",
+        ),
+    ] = 60
     sign_in_queue_max: Annotated[
         int, Meta(ge=1, le=10_000, description="Sign-ins that may wait for the password check; beyond it 429.")
     ] = 64

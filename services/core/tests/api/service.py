@@ -64,10 +64,15 @@ class Core:
         directory: for its data and its log.
         environ: over the usual variables; a value of None takes one away.
         flags: of the command line.
+        program: what Python is to run instead of the service's module.
     """
 
     def __init__(
-        self, directory: Path, environ: Mapping[str, str | None] | None = None, flags: Sequence[str] = ()
+        self,
+        directory: Path,
+        environ: Mapping[str, str | None] | None = None,
+        flags: Sequence[str] = (),
+        program: Sequence[str] = ("-m", "allsource_core"),
     ) -> None:
         self.data = directory / "data"
         self._log_path = directory / "core.log"
@@ -84,7 +89,7 @@ class Core:
         with self._log_path.open("ab") as log:
             self._log_begin = log.tell()
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "allsource_core", *flags],
+                [sys.executable, *program, *flags],
                 env={name: value for name, value in variables.items() if value is not None},
                 stdout=log,
                 stderr=log,

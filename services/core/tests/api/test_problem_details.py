@@ -14,6 +14,7 @@ from allsource_core.identity.errors import (
     IdentityError,
     IdentityRuleError,
     InvalidCredentialsError,
+    InvalidUserError,
     RefreshRefusedError,
     SessionsUnavailableError,
     SignInQueueFullError,
@@ -55,6 +56,8 @@ ERRORS: list[tuple[Exception, int, str]] = [
     (UnknownUserError("there is no such user"), 404, "not_found"),
     (UnknownKeyError("there is no such key"), 404, "not_found"),
     (UsernameTakenError("the username is taken"), 409, "already_exists"),
+    (InvalidUserError("email", "is no address"), 400, "invalid_body"),
+    (InvalidUserError("new", "is too short", "weak_password"), 400, "weak_password"),
     (IdentityRuleError("last_admin", "the last one can't be removed"), 409, "last_admin"),
 ]
 NOT_OF_A_REQUEST = {"StoreLockedError", "ForeignDirectoryError", "RepairRefusedError", "StateNotKeptError"}

@@ -37,6 +37,7 @@ def test_the_right_password_gives_a_token_that_works(anonymous: httpx.Client):
         "active": True,
         "created_at": body["user"]["created_at"],
         "permissions": sorted(map(str, Permission)),
+        "must_change_password": False,
     }
     assert uuid.UUID(claims.sub).version == 4
     assert datetime.fromisoformat(body["expires_at"]).timestamp() == claims.exp

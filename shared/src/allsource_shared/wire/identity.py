@@ -20,3 +20,4 @@ class UserView(msgspec.Struct, frozen=True):
     active: bool
     created_at: str
     permissions: list[Permission]
+    must_change_password: bool

@@ -48,6 +48,11 @@ class ApiKeyRoutes:
             "rotate_api_key": self.rotate,
         }
 
+    def describe(self, key_id: str) -> ApiKeyView | None:
+        """What is told of a key; None if there is none of this id."""
+        key = self._keys.get(key_id)
+        return None if key is None else self._view(key)
+
     async def create(self, call: Call) -> StreamResponse:
         """``POST auth/api-keys``."""
         media_type(call)

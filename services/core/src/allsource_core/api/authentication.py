@@ -39,8 +39,14 @@ class Authenticator:
         needed = route.access
         if needed is Access.PUBLIC or (needed is Access.CONFIGURED and self._metrics_public):
             return None
-        permission = needed if isinstance(needed, Permission) else Permission.METRICS
         principal = self.identify(request)
+        if needed is Access.ANY:
+            return principal
+        if needed is Access.USER:
+            if principal.kind != "user":
+                raise ApiError("forbidden", "an API key may not do this: sign in")
+            return principal
+        permission = needed if isinstance(needed, Permission) else Permission.METRICS
         if permission not in principal.permissions:
             raise ApiError("forbidden", f"the role {principal.role} lacks the permission {permission}")
         return principal

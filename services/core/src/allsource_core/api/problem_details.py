@@ -15,6 +15,7 @@ from allsource_core.api.call import json_response
 from allsource_core.identity.errors import (
     IdentityRuleError,
     InvalidCredentialsError,
+    InvalidUserError,
     RefreshRefusedError,
     SessionsUnavailableError,
     SignInQueueFullError,
@@ -60,6 +61,10 @@ def _event_id_conflict(error: engine.EventIdConflictError) -> ApiError:
 def _condition_failed(error: engine.ConditionFailedError) -> ApiError:
     actual = {"position": error.position, "event_id": str(error.event_id)}
     return ApiError("condition_failed", str(error), expected={"after": error.after}, actual=actual)
+
+
+def _invalid_user(error: InvalidUserError) -> ApiError:
+    return ApiError(error.code, str(error), errors=[ProblemItem(error.field, error.message)])
 
 
 def _read_only(error: engine.StoreReadOnlyError) -> ApiError:
@@ -111,6 +116,7 @@ _TABLE: Final[dict[type[Exception], Callable[[Any], ApiError]]] = {
     UnknownUserError: lambda error: ApiError("not_found", str(error)),
     UnknownKeyError: lambda error: ApiError("not_found", str(error)),
     UsernameTakenError: lambda error: ApiError("already_exists", str(error)),
+    InvalidUserError: _invalid_user,
     IdentityRuleError: lambda error: ApiError(error.code, str(error)),
 }
 

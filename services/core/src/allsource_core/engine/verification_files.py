@@ -24,6 +24,8 @@ __all__ = ["StoreFiles", "held", "read_store", "stray_files", "verify_files"]
 _FORMATS: Final = (1, DIRECTORY_FORMAT)
 _FROM_BACKUP: Final = "it can't be made anew: restore it from a backup"
 _SYSTEM_DIRECTORIES: Final = ("lost+found",)
+_SETUP_TOKEN: Final = "setup-token"  # noqa: S105 - a name
+"""Of the service that uses the store: there while the service has no user."""
 _PREPARED: Final = "prepared.log"
 """The next log file, filled with zeros beforehand: in `tmp/` after every clean shutdown."""
 
@@ -176,7 +178,7 @@ def _directories(store: StoreFiles) -> list[Path]:
 
 def _expected_files(store: StoreFiles) -> set[Path]:
     paths, manifest = store.paths, store.manifest
-    expected = {paths.lock, paths.identity, paths.manifest, paths.temporary / _PREPARED}
+    expected = {paths.lock, paths.identity, paths.manifest, paths.temporary / _PREPARED, paths.root / _SETUP_TOKEN}
     expected.update(path for _, path in paths.numbered(paths.log, "log"))
     for entry in manifest.segments:
         expected.update((paths.segment(entry.file), paths.segment_index(entry.file)))

@@ -11,6 +11,7 @@ IdentityError                    never raised itself
 ├── UnknownUserError             no such user
 ├── UnknownKeyError              no such API key
 ├── UsernameTakenError           somebody has the name
+├── InvalidUserError             a field of a user has a value that is not allowed
 └── IdentityRuleError            what was asked for would break a rule; `code` says which
 """
 
@@ -22,6 +23,7 @@ __all__ = [
     "IdentityError",
     "IdentityRuleError",
     "InvalidCredentialsError",
+    "InvalidUserError",
     "RefreshRefusedError",
     "SessionsUnavailableError",
     "SignInQueueFullError",
@@ -86,6 +88,24 @@ class UnknownKeyError(IdentityError):
 
 class UsernameTakenError(IdentityError):
     """Somebody has the name."""
+
+
+class InvalidUserError(IdentityError):
+    """A field of a user has a value that is not allowed.
+
+    Attributes:
+        field: which one.
+        message: what is wrong and what is allowed. It never quotes a password.
+        code: whether it is a password that is too weak.
+    """
+
+    def __init__(
+        self, field: str, message: str, code: Literal["invalid_body", "weak_password"] = "invalid_body"
+    ) -> None:
+        super().__init__(f"{field}: {message}")
+        self.field = field
+        self.message = message
+        self.code = code
 
 
 class IdentityRuleError(IdentityError):

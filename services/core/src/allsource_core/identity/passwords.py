@@ -25,6 +25,9 @@ _PARALLELISM: Final = 1
 # argon2 lets go of the interpreter lock; two at once leave the event loop its turn on a machine of two cores.
 _WORKERS: Final = 2
 
+_ANONYMOUS_SHARE: Final = 4
+"""Who registers without a credential gets one place in so many of the queue: the others are for signing in."""
+
 
 class Passwords:
     """Hashes and verifies passwords with argon2id in two threads.
@@ -36,6 +39,7 @@ class Passwords:
     def __init__(self, queue_max: int) -> None:
         self._queue_max = queue_max
         self._under_way = 0
+        self._anonymous = 0
         self._hasher = argon2.PasswordHasher(
             time_cost=_TIME_COST, memory_cost=_MEMORY_COST_KIB, parallelism=_PARALLELISM
         )
@@ -47,6 +51,26 @@ class Passwords:
         """The encoded hash of a password. Blocks for about 21 ms."""
         return self._hasher.hash(password)
 
+    async def hash_async(self, password: str, *, anonymous: bool = False) -> str:
+        """The same in one of the threads.
+
+        Args:
+            password: to hash.
+            anonymous: nobody knows who asks for it: it may wait in a part of the queue alone.
+
+        Raises:
+            SignInQueueFullError: at once, if too many wait.
+        """
+        if not anonymous:
+            return await self._run(self.hash, password)
+        if self._anonymous >= max(1, self._queue_max // _ANONYMOUS_SHARE):
+            raise SignInQueueFullError
+        self._anonymous += 1
+        try:
+            return await self._run(self.hash, password)
+        finally:
+            self._anonymous -= 1
+
     async def verify(self, encoded: str | None, password: str) -> bool:
         """Whether a password has this hash. Without a hash (None or empty, no such user) False, after the same work.
 
@@ -54,14 +78,6 @@ class Passwords:
             SignInQueueFullError: at once, if too many wait.
         """
         return await self._run(self._verify, encoded, password)
-
-    async def hash_async(self, password: str) -> str:
-        """The same as `hash`, in one of the threads.
-
-        Raises:
-            SignInQueueFullError: at once, if too many wait.
-        """
-        return await self._run(self.hash, password)
 
     def is_outdated(self, encoded: str) -> bool:
         """Whether a hash was made with other parameters than those of today, or is none at all."""

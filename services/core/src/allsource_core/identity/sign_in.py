@@ -109,6 +109,14 @@ class SignInService:
         session, successor = await self._sessions.refresh(token, address=address, user_agent=user_agent)
         return self._answer(user, session, successor)
 
+    async def proves(self, user: User, password: str, address: str) -> bool:
+        """Whether a password is a user's own, for one who is signed in already; it counts as a sign-in does.
+
+        Raises:
+            SlowedDownError, SignInQueueFullError: nothing was checked.
+        """
+        return await self._checked(user.username, password, address) is not None
+
     async def _checked(self, username: str, password: str, address: str) -> User | None:
         """The user of this name and password who may sign in; None where there is none."""
         log = structlog.get_logger()

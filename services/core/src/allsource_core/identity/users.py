@@ -6,7 +6,9 @@ without losing the rest.
 
 from __future__ import annotations
 
+import unicodedata
 import uuid
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -67,6 +69,7 @@ class User(msgspec.Struct):
         password_hash: argon2id's encoding.
         must_change: the password was set by somebody else, and is to be changed at the next sign-in.
         created_at: microseconds since the epoch.
+        position: of its first fact: later users have higher ones.
         profiles: the events that name it.
     """
 
@@ -74,12 +77,16 @@ class User(msgspec.Struct):
     role: Role
     tenant_id: str
     created_at: int
+    position: int
     username: str = ""
     email: str = ""
     password_hash: str = ""
     must_change: bool = False
     active: bool = True
     profiles: list[Event] = []
+
+    def __repr__(self) -> str:
+        return f"User(id={self.id!r}, role={self.role.value!r}, tenant_id={self.tenant_id!r}, active={self.active})"
 
     @property
     def permissions(self) -> frozenset[Permission]:
@@ -96,11 +103,15 @@ class User(msgspec.Struct):
             active=self.active,
             created_at=format_instant(self.created_at),
             permissions=sorted(ROLE_PERMISSIONS[self.role]),
+            must_change_password=self.must_change,
         )
 
 
 class UserDirectory:
     """All users, by id and by name.
+
+    Names are compared in Unicode's normalization form C, in which they are kept: systems differ in how they write an
+    `é`, and nobody sees it. Otherwise they are compared as they are written.
 
     The methods that change something are called with `Facts.changing` held, `create` at start aside: what they check
     still holds when it is stored.
@@ -115,6 +126,7 @@ class UserDirectory:
         self._changes = changes
         self._by_id: dict[str, User] = {}
         self._by_name: dict[str, User] = {}
+        self._unerased: list[Event] = []
         facts.own(_KIND, self._apply)
 
     def __len__(self) -> int:
@@ -125,8 +137,8 @@ class UserDirectory:
         return self._by_id.get(user_id)
 
     def named(self, username: str) -> User | None:
-        """The user of this name. Names are compared as they are written."""
-        return self._by_name.get(username)
+        """The user of this name."""
+        return self._by_name.get(unicodedata.normalize("NFC", username))
 
     def all(self) -> list[User]:
         """Every user, the oldest first."""
@@ -166,6 +178,7 @@ class UserDirectory:
     def _creation(
         self, username: str, email: str, password_hash: str, role: Role, tenant_id: str
     ) -> tuple[str, list[Fact]]:
+        username = unicodedata.normalize("NFC", username)
         if username in self._by_name:
             raise UsernameTakenError(f"the username {username!r} is taken")
         _check_place(role, tenant_id)
@@ -212,11 +225,12 @@ class UserDirectory:
             await self._facts.append_async(facts)
         return user
 
-    async def delete(self, user_id: str) -> list[Event]:
-        """Forget a user.
+    async def delete(self, user_id: str, also: Sequence[Fact] = ()) -> None:
+        """Forget a user. The facts that name it are left for `erase_deleted`.
 
-        Returns:
-            The facts that name it, which are to be erased.
+        Args:
+            user_id: of the user.
+            also: facts to be stored together with that.
 
         Raises:
             UnknownUserError: there is no such user.
@@ -224,8 +238,20 @@ class UserDirectory:
         """
         user = self.find(user_id)
         self._check_not_last_admin(user, "deleted")
-        await self._facts.append_async([Fact(_subject(user_id), _DELETED, _Deleted())])
-        return user.profiles
+        await self._facts.append_async([Fact(_subject(user_id), _DELETED, _Deleted()), *also])
+
+    async def erase_deleted(self) -> None:
+        """Erase names and e-mail addresses of deleted users where that has not been done. Needs no `Facts.changing`.
+
+        Raises:
+            EngineError, OSError: what is left can be erased later: by the next call, also after a restart.
+        """
+        events, self._unerased = self._unerased, []
+        try:
+            await self._facts.erase(events)
+        except BaseException:
+            self._unerased += events
+            raise
 
     def _check_not_last_admin(self, user: User, what: str) -> None:
         if user.role is not Role.ADMIN or not user.active:
@@ -238,7 +264,7 @@ class UserDirectory:
     def _apply(self, user_id: str, event: Event) -> None:
         if event.event_type == _CREATED:
             created = msgspec.json.decode(event.payload, type=_Created)
-            self._by_id[user_id] = User(user_id, created.role, created.tenant_id, event.recorded_at)
+            self._by_id[user_id] = User(user_id, created.role, created.tenant_id, event.recorded_at, event.position)
             return
         user = self._by_id.get(user_id)
         if user is None:
@@ -248,6 +274,8 @@ class UserDirectory:
                 self._name(user, event)
             case "user.password_set":
                 password = msgspec.json.decode(event.payload, type=_PasswordSet)
+                if user.must_change is not password.must_change:
+                    self._changes.publish("user", user_id)
                 user.password_hash, user.must_change = password.password_hash, password.must_change
             case "user.role_set":
                 user.role = msgspec.json.decode(event.payload, type=_RoleSet).role
@@ -257,9 +285,11 @@ class UserDirectory:
                 self._changes.publish("user", user_id)
             case "user.deleted":
                 del self._by_id[user_id]
-                if self._by_name.get(user.username) is user:
-                    del self._by_name[user.username]
+                name = unicodedata.normalize("NFC", user.username)
+                if self._by_name.get(name) is user:
+                    del self._by_name[name]
                 user.active = False
+                self._unerased += [event for event in user.profiles if not event.erased]
                 self._changes.publish("user", user_id)
 
     def _name(self, user: User, event: Event) -> None:
@@ -268,7 +298,7 @@ class UserDirectory:
             return
         profile = msgspec.json.decode(event.payload, type=_ProfileSet)
         user.username, user.email = profile.username, profile.email
-        self._by_name[user.username] = user
+        self._by_name[unicodedata.normalize("NFC", user.username)] = user
 
 
 def _check_place(role: Role, tenant_id: str) -> None:

@@ -1,0 +1,93 @@
+"""``POST auth/register``: making users."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from aiohttp import hdrs
+from aiohttp.web import BaseRequest, StreamResponse
+
+from allsource_core.api.bodies import Bodies, media_type
+from allsource_core.api.call import Call, Handler, json_response
+from allsource_core.api.requests import decode_body, note_unknown_fields, refuse_query
+from allsource_core.identity.principals import Principal
+from allsource_core.identity.registration import Registrar
+from allsource_core.tenancy.rate_limits import RateLimit, RateLimiter
+from allsource_shared.problems import ApiError
+from allsource_shared.wire.users import RegisteredUser, Registration
+
+__all__ = ["RegistrationRoutes"]
+
+_BODY_BYTES_MAX: Final = 64 * 1024
+_CREDENTIAL_HEADERS: Final = (hdrs.AUTHORIZATION, "X-API-Key")
+_EVERYBODY: Final = ""
+"""The name of the one bucket of all who register without a credential."""
+
+_decoder: Final = msgspec.json.Decoder(Registration)
+
+
+class RegistrationRoutes:
+    """Handler of ``auth/register``. The route is public, but a credential that comes with it counts.
+
+    Args:
+        registrar: makes users.
+        bodies: reads bodies.
+        identify: finds the principal of a request that has a credential.
+        anonymous_per_minute: registrations without a credential that are looked at in a minute.
+    """
+
+    def __init__(
+        self,
+        registrar: Registrar,
+        bodies: Bodies,
+        identify: Callable[[BaseRequest], Principal],
+        *,
+        anonymous_per_minute: int,
+    ) -> None:
+        self._registrar = registrar
+        self._bodies = bodies
+        self._identify = identify
+        self._limit = RateLimit(anonymous_per_minute, anonymous_per_minute)
+        self._limiter = RateLimiter(time.monotonic)
+
+    @property
+    def handlers(self) -> dict[str, Handler]:
+        """Operation of the route table to the method that serves it."""
+        return {"register": self.register}
+
+    async def register(self, call: Call) -> StreamResponse:
+        """``POST auth/register``."""
+        by = self._caller(call)
+        # Who may register nobody isn't listened to, nor told what is wrong with the body.
+        self._registrar.check_caller(by)
+        refuse_query(call)
+        media_type(call)
+        body = await self._bodies.read(call.request, _BODY_BYTES_MAX)
+        try:
+            wanted = decode_body(_decoder, body)
+            note_unknown_fields(call, body, Registration)
+        except RecursionError:
+            raise ApiError("invalid_body", "the body nests too deeply") from None
+        if by is None:
+            self._slow_down()
+        user = await self._registrar.register(wanted, by)
+        return json_response(RegisteredUser(user.id, user.username, user.email, user.role, user.tenant_id), 201)
+
+    def _caller(self, call: Call) -> Principal | None:
+        if not any(name in call.request.headers for name in _CREDENTIAL_HEADERS):
+            return None
+        by = self._identify(call.request)
+        if by.must_change_password:
+            raise ApiError("password_change_required", "change your password with POST /api/v1/auth/password first")
+        return by
+
+    def _slow_down(self) -> None:
+        """Let only so many register themselves: each costs a hash, and is kept. Raises ApiError."""
+        verdict = self._limiter.take(_EVERYBODY, self._limit)
+        if not verdict.admitted:
+            seconds = str(math.ceil(verdict.retry_after))
+            raise ApiError("rate_limited", "too many register at present", headers={"Retry-After": seconds})

@@ -1,0 +1,164 @@
+"""Changing and deleting users, by administrators and by themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+
+from allsource_core.engine import EngineError
+from allsource_core.facts import Fact, Facts
+from allsource_core.identity.errors import IdentityRuleError, InvalidCredentialsError, InvalidUserError
+from allsource_core.identity.passwords import Passwords
+from allsource_core.identity.principals import Principal
+from allsource_core.identity.rules import PasswordRules, checked_email
+from allsource_core.identity.users import User, UserDirectory
+from allsource_shared.permissions import ROLE_PERMISSIONS, Role
+
+__all__ = ["Accounts", "CheckPassword", "EndSessions"]
+
+EndSessions = Callable[[str, str], Awaitable[None]]
+"""Ends the sessions of a user id, but not that of a session id; an empty one is none's."""
+
+CheckPassword = Callable[[User, str, str], Awaitable[bool]]
+"""Whether a user has a password, which came from a network address. Guessing may be slowed down, as at sign-in."""
+
+
+class Accounts:
+    """Changes what users are.
+
+    Args:
+        users, passwords, facts: of the service.
+        password_rules: which passwords may be chosen.
+        check_password: compares the password that a user gives for the current one.
+        revoke_keys: facts that end the API keys of a user id; stored together with its deletion.
+        end_sessions: called, without any lock, whenever sessions of a user are not to go on.
+    """
+
+    def __init__(
+        self,
+        users: UserDirectory,
+        passwords: Passwords,
+        facts: Facts,
+        *,
+        password_rules: PasswordRules,
+        check_password: CheckPassword,
+        revoke_keys: Callable[[str], Sequence[Fact]],
+        end_sessions: EndSessions,
+    ) -> None:
+        self._users = users
+        self._passwords = passwords
+        self._facts = facts
+        self._password_rules = password_rules
+        self._check_password = check_password
+        self._revoke_keys = revoke_keys
+        self._end_sessions = end_sessions
+
+    async def change(
+        self,
+        user_id: str,
+        *,
+        by: Principal,
+        role: Role | None = None,
+        active: bool | None = None,
+        email: str | None = None,
+        password: str | None = None,
+    ) -> User:
+        """Change what is given, all of it or nothing, durably. A new password is to be changed at the next sign-in;
+        it ends the user's sessions, and so does deactivating.
+
+        Raises:
+            UnknownUserError: there is no such user.
+            IdentityRuleError: ``forbidden`` for a role with permissions that the caller lacks, ``last_admin``,
+                ``admin_outside_default``.
+            InvalidUserError: a field is wrong, or the password too weak.
+            SignInQueueFullError: too many passwords wait to be hashed.
+            EngineError: as `EventStore.append`.
+        """
+        user = self._users.find(user_id)
+        if role is not None and not ROLE_PERMISSIONS[role] <= by.permissions:
+            raise IdentityRuleError("forbidden", f"the role {role} has permissions that you lack")
+        if email is not None:
+            checked_email(email)
+        password_hash = None
+        if password is not None:
+            self._password_rules.check(password, username=user.username)
+            password_hash = await self._passwords.hash_async(password)
+        async with self._facts.changing:
+            self._facts.fold()
+            user = await self._users.change(
+                user_id, role=role, active=active, email=email, password_hash=password_hash, must_change=True
+            )
+        if password is not None or active is False:
+            await self._end_sessions(user_id, "")
+        structlog.get_logger().info(
+            "user_changed",
+            user_id=user_id,
+            by=by.user_id,
+            fields=[
+                name
+                for name, value in (("role", role), ("active", active), ("email", email), ("secret", password))
+                if value is not None
+            ],
+        )
+        return user
+
+    async def delete(self, user_id: str, *, by: Principal) -> None:
+        """Forget a user, durably, and erase its name and e-mail address. Its API keys and sessions end.
+
+        Raises:
+            UnknownUserError: there is no such user.
+            IdentityRuleError: ``forbidden`` for oneself, ``last_admin``.
+            EngineError: as `EventStore.append`.
+        """
+        if user_id == by.user_id:
+            raise IdentityRuleError("forbidden", "nobody deletes their own account: another administrator has to")
+        async with self._facts.changing:
+            self._facts.fold()
+            await self._users.delete(user_id, self._revoke_keys(user_id))
+        structlog.get_logger().info("user_deleted", user_id=user_id, by=by.user_id)
+        await self._end_sessions(user_id, "")
+        await self.erase_deleted()
+
+    async def erase_deleted(self) -> None:
+        """Erase what names deleted users and is not erased yet. What can't be erased now is at the next call."""
+        try:
+            await self._users.erase_deleted()
+        except (EngineError, OSError) as error:
+            structlog.get_logger().warning("erasing_postponed", reason=str(error))
+
+    async def change_password(self, by: Principal, *, current: str, new: str, address: str) -> None:
+        """Change one's own password, durably; the user's other sessions end.
+
+        Args:
+            by: whose password it is; the session goes on.
+            current: the password until now.
+            new: the one from now on.
+            address: of the caller.
+
+        Raises:
+            InvalidCredentialsError: `current` is not the password, or there is no such user any more.
+            InvalidUserError: the new password is too weak, or the current one.
+            SignInQueueFullError: too many passwords wait.
+            EngineError: as `EventStore.append`.
+        """
+        user_id = by.user_id
+        user = self._users.get(user_id)
+        if user is None:
+            raise InvalidCredentialsError
+        self._password_rules.check(new, username=user.username, field="new")
+        known_hash = user.password_hash
+        if not await self._check_password(user, current, address):
+            raise InvalidCredentialsError
+        if new == current:
+            raise InvalidUserError("new", "must not be the current password", "weak_password")
+        password_hash = await self._passwords.hash_async(new)
+        async with self._facts.changing:
+            self._facts.fold()
+            user = self._users.get(user_id)
+            if user is None or user.password_hash != known_hash:
+                # Somebody else has set another one meanwhile.
+                raise InvalidCredentialsError
+            await self._users.change(user_id, password_hash=password_hash)
+        await self._end_sessions(user_id, by.session_id)
+        structlog.get_logger().info("own_credential_changed", user_id=user_id)
