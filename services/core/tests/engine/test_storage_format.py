@@ -19,6 +19,7 @@ from allsource_core.engine import (
     EventStore,
     ForeignDirectoryError,
     NotFoundError,
+    Raw,
     StoreReadOnlyError,
 )
 from allsource_core.engine.directory import StoreDirectory
@@ -34,7 +35,7 @@ from allsource_core.engine.log_format import (
     encode_file_header,
 )
 
-from .stores import TENANT, FaultyFilesystem, TurnableClock, new_event, open_store
+from .stores import TENANT, FaultyFilesystem, TurnableClock, new_event, open_store, without_background_work
 
 PAGE = Path(__file__).parents[4] / "docs" / "storage-format.md"
 
@@ -140,6 +141,38 @@ def test_a_manifest_is_what_the_page_says(tmp_path: Path) -> None:
     assert (body["sealed_through"], body["recorded_at"], body["tenants"]) == (1, 1_700_000_000_000_000, [[1, TENANT]])
     path = tmp_path / "s" / "segments" / f"{segment['file']:012d}.parquet"
     assert google_crc32c.value(path.read_bytes()) == segment["checksum"]
+
+
+def test_an_index_is_what_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_background_work(monkeypatch)
+    with open_store(tmp_path / "s") as store:
+        store.append("acme", [new_event("é", b"[1]", tags=["eu", "ü"], metadata=Raw(b"{}")), new_event("a", b"22")])
+        store.append(TENANT, [new_event("b", b"333", event_type="paid")])
+        store.seal()
+        (first_path,) = (tmp_path / "s" / "segments").glob("*.index")
+        indexes = [first_path.read_bytes()]
+        store.removals.entity(TENANT, "b")
+        store.seal()
+        indexes += [path.read_bytes() for path in (tmp_path / "s" / "segments").glob("*.index")]
+    page = PAGE.read_text(encoding="utf-8")
+    table = page[page.index("## Index of a segment") : page.index("## Hashes")]
+    heads = []
+    for data in indexes:
+        magic, version, reserved, length = struct.unpack_from("<8sHHI", data)
+        assert (magic, reserved) == (b"ALLSRCIX", 0)
+        assert f"format version, {version} |" in table
+        head = msgspec.msgpack.decode(data[16 : 16 + length])
+        assert head["filter_bits"] == 8 * len(data[16 + length :])
+        heads.append(head)
+    members = table[table.index("The head is a map") : table.index("The filter is a Bloom filter")]
+    assert [set(head) for head in heads] == [set(re.findall(r"`(\w+)`", members))] * len(heads)
+    first = heads[0]
+    assert first["tenants"] == [[1, 2], [2, 1]]
+    assert first["tenant_bytes"] == [[1, (2 + 12 + 3 + 2 + 4) + (1 + 12 + 2)], [2, 1 + 4 + 3]]
+    assert first["row_group_starts"] == [[1, "a", 1, 0]]
+    # A tenant of which only a removal is told has no events here.
+    (told,) = [head for head in heads if [2, 0] in head["tenants"]]
+    assert 2 not in dict(told["tenant_bytes"])
 
 
 # --- other versions ---

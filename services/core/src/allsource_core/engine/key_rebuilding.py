@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 
 import google_crc32c
 import msgspec
@@ -16,7 +17,7 @@ from allsource_core.engine.maintenance_jobs import RekeyJob, run_job
 from allsource_core.engine.manifest import KeyFileEntry, SegmentEntry, write_manifest
 from allsource_core.engine.recovery import RecoveryProgress
 from allsource_core.engine.sealing import temporary
-from allsource_core.engine.segment_index import build_index
+from allsource_core.engine.segment_index import FIRST_INDEX_FORMAT, INDEX_FORMAT, build_index, index_format_of
 from allsource_core.engine.segment_reader import check_segment
 
 __all__ = ["rebuild_derived_files"]
@@ -25,17 +26,15 @@ _log = logging.getLogger(__name__)
 
 
 def rebuild_derived_files(directory: StoreDirectory, report: Callable[[RecoveryProgress], None]) -> None:
-    """Make anew which of the indexes and key files are missing, or whose heads are damaged.
+    """Make anew which of the indexes and key files are missing, or whose heads are damaged; and indexes of the format
+    before this one, which the manifest then knows by their new checksums.
 
     Raises:
         CorruptionError: a segment is damaged.
         OSError: from the file system.
     """
     paths = directory.paths
-    for entry in directory.manifest.segments:
-        path = paths.segment_index(entry.file)
-        if not path.exists() or path.stat().st_size != entry.index_bytes:
-            _rebuild_index(directory, entry)
+    _rebuild_indexes(directory, report)
     for key_entry in directory.manifest.key_files:
         file = KeyFile(key_entry, paths.key_file(key_entry.file, key_entry.kind))
         try:
@@ -48,21 +47,66 @@ def rebuild_derived_files(directory: StoreDirectory, report: Callable[[RecoveryP
             file.close()
 
 
-def _rebuild_index(directory: StoreDirectory, entry: SegmentEntry) -> None:
-    """Make the index of a segment anew. It gets the bytes that it had, so the manifest stays true."""
+def _rebuild_indexes(directory: StoreDirectory, report: Callable[[RecoveryProgress], None]) -> None:
+    paths, manifest = directory.paths, directory.manifest
+    wrong = [entry for entry in manifest.segments if not _has_index(paths.segment_index(entry.file), entry)]
+    total, done = sum(entry.bytes for entry in wrong), 0
+    changed: dict[int, SegmentEntry] = {}
+    for entry in wrong:
+        report(RecoveryProgress("rebuilding_indexes", done, total, None))
+        made = _rebuild_index(directory, entry)
+        if made != entry:
+            changed[entry.file] = made
+        done += entry.bytes
+    if changed:
+        # Up to here a crash leaves new indexes under the old manifest. The next start makes them again.
+        directory.manifest = msgspec.structs.replace(
+            manifest,
+            generation=manifest.generation + 1,
+            segments=[changed.get(entry.file, entry) for entry in manifest.segments],
+        )
+        write_manifest(paths.manifest, directory.manifest, directory.filesystem)
+
+
+def _has_index(path: Path, entry: SegmentEntry) -> bool:
+    """Whether an index is there, in its size, and of this release's format."""
+    try:
+        if path.stat().st_size != entry.index_bytes:
+            return False
+        with path.open("rb") as file:
+            # One that is no index at all is damaged: whoever reads it makes it anew.
+            return index_format_of(file.read(12)) != FIRST_INDEX_FORMAT
+    except FileNotFoundError:
+        return False
+
+
+def _rebuild_index(directory: StoreDirectory, entry: SegmentEntry) -> SegmentEntry:
+    """Make the index of a segment anew. It gets the bytes that it had, or those of this release's format if what it had
+    was of the one before.
+
+    Returns:
+        The entry that is true of it.
+    """
     paths = directory.paths
     hasher = Hasher(bytes.fromhex(directory.manifest.hash_key))
+    segment, path = paths.segment(entry.file), paths.segment_index(entry.file)
     # Arrow may end the whole process over a damaged footer.
-    check_segment(entry, paths.segment(entry.file))
-    data = build_index(paths.segment(entry.file), hasher)
-    path = paths.segment_index(entry.file)
-    if google_crc32c.value(data) != entry.index_checksum:
-        raise CorruptionError(paths.segment(entry.file), 0, "the index made of it is not the one that it had")
-    _log.warning("the index of segment %d was missing or damaged, and was made anew", entry.file)
+    check_segment(entry, segment)
+    data = build_index(segment, hasher)
+    is_the_same = google_crc32c.value(data) == entry.index_checksum
+    if not is_the_same:
+        before = build_index(segment, hasher, index_format=FIRST_INDEX_FORMAT)
+        if google_crc32c.value(before) != entry.index_checksum:
+            raise CorruptionError(segment, 0, "the index made of it is not the one that it had")
     aside = temporary(paths, path.name)
     directory.filesystem.write_new(aside, [data])
     directory.filesystem.rename(aside, path)
     directory.filesystem.sync_directory(path.parent)
+    if is_the_same:
+        _log.warning("the index of segment %d was missing or damaged, and was made anew", entry.file)
+        return entry
+    _log.info("the index of segment %d was made anew, in format %d", entry.file, INDEX_FORMAT)
+    return msgspec.structs.replace(entry, index_bytes=len(data), index_checksum=google_crc32c.value(data))
 
 
 def rebuild_keys(directory: StoreDirectory, report: Callable[[RecoveryProgress], None]) -> None:

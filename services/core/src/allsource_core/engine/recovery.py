@@ -47,7 +47,7 @@ class RecoveryProgress(msgspec.Struct, frozen=True):
     """How far recovery is.
 
     Attributes:
-        phase: ``opening``, ``reading_log`` or ``rebuilding_keys``.
+        phase: ``opening``, ``rebuilding_indexes``, ``rebuilding_keys`` or ``reading_log``.
         bytes_done, bytes_total: of what the phase reads.
         seconds_left: an estimate from the rate so far; None at the beginning.
     """

@@ -15,7 +15,13 @@ from allsource_core.engine.key_columns import Bools, KeyColumns, Rows, concatena
 from allsource_core.engine.key_file import KeyFile
 from allsource_core.engine.key_file_format import KeyFileMapping
 from allsource_core.engine.manifest import KeyFileEntry, SegmentEntry
-from allsource_core.engine.segment_index import SegmentIndex, build_index
+from allsource_core.engine.segment_index import (
+    FIRST_INDEX_FORMAT,
+    INDEX_FORMAT,
+    SegmentIndex,
+    build_index,
+    index_format_of,
+)
 from allsource_core.engine.verification_findings import Area, Finding, Reporter, first_ones
 from allsource_core.engine.verification_ledger import Part, Table, bound_of
 from allsource_core.engine.verification_versions import Heads, Holes, heads_of, key_numbers
@@ -38,7 +44,9 @@ def verify_index(paths: StorePaths, entry: SegmentEntry, hasher: Hasher, *, is_s
     except FileNotFoundError:
         yield finding("the file is missing; a start makes it anew")
         return
-    made = build_index(paths.segment(entry.file), hasher) if is_sound else None
+    # One of the format before is right until a start makes it anew.
+    index_format = FIRST_INDEX_FORMAT if index_format_of(data) == FIRST_INDEX_FORMAT else INDEX_FORMAT
+    made = build_index(paths.segment(entry.file), hasher, index_format=index_format) if is_sound else None
     place = 0 if made is None else _first_difference(data, made)
     if len(data) != entry.index_bytes:
         yield finding(f"it has {len(data)} bytes, not {entry.index_bytes}", place)
