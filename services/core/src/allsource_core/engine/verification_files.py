@@ -26,6 +26,8 @@ _FROM_BACKUP: Final = "it can't be made anew: restore it from a backup"
 _SYSTEM_DIRECTORIES: Final = ("lost+found",)
 _SETUP_TOKEN: Final = "setup-token"  # noqa: S105 - a name
 """Of the service that uses the store: there while the service has no user."""
+_DERIVED: Final = "derived"
+"""Files of whoever uses the store: of its meaning nothing is known here."""
 _PREPARED: Final = "prepared.log"
 """The next log file, filled with zeros beforehand: in `tmp/` after every clean shutdown."""
 
@@ -162,7 +164,7 @@ def verify_files(store: StoreFiles) -> Iterator[Finding]:
         relative = path.relative_to(paths.root)
         if relative.parts[0] in _SYSTEM_DIRECTORIES:
             continue
-        if path not in expected and path not in _directories(store):
+        if path not in expected and path not in _directories(store) and relative.parts[0] != _DERIVED:
             text = "it is no file of a store"
             yield reporter.warning(Area.FOREIGN, path, text, "the store leaves it alone: take it away by hand")
         elif path.is_symlink() or path.exists():
