@@ -57,12 +57,14 @@ from allsource_core.engine.stats import StoreStats
 from allsource_core.engine.store import EventStore
 from allsource_core.engine.subscriptions import CaughtUp
 from allsource_core.engine.upgrading import upgrade_store
+from allsource_core.engine.usage import DAY_US, Appends, TenantUsage
 from allsource_core.engine.verification import Finding, Severity, VerificationProgress, verify_store
 from allsource_shared.wire.events import NewEvent
 
 __all__ = [
     "CONDITION_ITEMS_MAX",
     "CONDITION_VALUES_MAX",
+    "DAY_US",
     "ENTITY_ID_BYTES_MAX",
     "EVENT_TYPE_BYTES_MAX",
     "NESTING_MAX",
@@ -70,6 +72,7 @@ __all__ = [
     "AppendCondition",
     "AppendUncertainError",
     "Appended",
+    "Appends",
     "CaughtUp",
     "ConditionFailedError",
     "ConditionItem",
@@ -104,6 +107,7 @@ __all__ = [
     "StoreOptions",
     "StoreReadOnlyError",
     "StoreStats",
+    "TenantUsage",
     "VerificationProgress",
     "VersionConflictError",
     "inspect_store",

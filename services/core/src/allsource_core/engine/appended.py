@@ -53,6 +53,19 @@ class Appended(msgspec.Struct, gc=False):
             return max([event.position for event in self.events])
         return self.first_position + len(self) - 1
 
+    @property
+    def content_bytes(self) -> int:
+        """Of the events that were stored: 0 for a repetition and a dry run. See `Event.content_bytes`."""
+        stored = self.stored
+        if stored is None or self.dry_run:
+            return 0
+        return stored.content_bytes if isinstance(stored, Event) else stored.columns.content_bytes(0, len(stored))
+
+    @property
+    def recorded_at(self) -> int:
+        """Of its events; of a repetition, of the newest one."""
+        return max(event.recorded_at for event in self.events) if self.stored is None else self.stored.recorded_at
+
     def __len__(self) -> int:
         stored = self.stored
         if isinstance(stored, Event):

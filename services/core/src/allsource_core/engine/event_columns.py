@@ -7,7 +7,7 @@ of what a thousand structs cost; `Event` objects are made when they are read, an
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import repeat
+from itertools import chain, repeat
 
 import msgspec
 
@@ -37,6 +37,20 @@ class EventColumns(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fie
 
     def event_type(self, index: int) -> str:
         return self.event_types if isinstance(self.event_types, str) else self.event_types[index]
+
+    def content_bytes(self, start: int, end: int) -> int:
+        """Of the events from one index up to another: what `Event.content_bytes` says of each."""
+        texts = self.entity_ids[start:end]
+        texts += (
+            [self.event_types] * (end - start) if isinstance(self.event_types, str) else self.event_types[start:end]
+        )
+        if self.tags is not None:
+            texts += chain.from_iterable(self.tags[start:end])
+        # All at once: characters of more than one byte are rare, and a text without them is not copied.
+        size = len("".join(texts).encode()) + sum(map(len, self.payloads[start:end]))
+        if self.metadatas is not None:
+            size += sum([len(metadata) for metadata in self.metadatas[start:end] if metadata is not None])
+        return size
 
 
 class StoredEvents(msgspec.Struct, gc=False):

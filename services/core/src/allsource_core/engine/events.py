@@ -73,6 +73,12 @@ class Event(msgspec.Struct, gc=False):
     erased: bool = False
 
     @property
+    def content_bytes(self) -> int:
+        """What its author gave: entity id, event type, payload, metadata and tags, as UTF-8."""
+        texts = len("".join((self.entity_id, self.event_type, *self.tags)).encode())
+        return texts + len(self.payload) + (0 if self.metadata is None else len(self.metadata))
+
+    @property
     def id(self) -> UUID:
         """The author's id, or the one that `server_id` makes."""
         if self.client_id is not None:

@@ -231,11 +231,11 @@ class Memtable:
         slot = self._slots[place]
         return self._make(place) if isinstance(slot, StoredEvents) else slot
 
-    def recorded_at_place(self, place: int) -> int:
-        """When the event at a place was recorded."""
+    def at_place(self, place: int) -> Event | StoredEvents:
+        """What stands at the place of an event: the event itself or the append that it came with."""
         slot = self._slots[place]
         assert slot is not None
-        return slot.recorded_at
+        return slot
 
     def _make(self, place: int) -> Event:
         with self._making:

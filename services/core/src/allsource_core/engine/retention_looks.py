@@ -201,7 +201,7 @@ class RetentionLooks:
                     heads[tenant, entity_id] = last
                     firsts.setdefault((tenant, entity_id), first)
                     if rule.recorded_before is not None and not any_old:
-                        any_old = table.recorded_at_place(stream[first - below]) < rule.recorded_before
+                        any_old = table.at_place(stream[first - below]).recorded_at < rule.recorded_before
         counted = []
         too_many = False
         for (tenant, entity_id), last in heads.items():

@@ -27,6 +27,7 @@ from allsource_core.engine.state_reader import StateReader
 from allsource_core.engine.states import EntityState
 from allsource_core.engine.stats import StoreStats, store_stats
 from allsource_core.engine.subscriptions import CaughtUp, subscribe, subscribe_async
+from allsource_core.engine.usage import Appends, TenantUsage, appends_since, usage_of
 from allsource_shared.wire.events import NewEvent
 
 __all__ = ["EventStore"]
@@ -357,6 +358,18 @@ class EventStore:
     def stats(self) -> StoreStats:
         """Figures as they are now. Cheap: counts what is counted already."""
         return store_stats(self._parts)
+
+    def tenant_usage(self, tenant_id: str) -> TenantUsage:
+        """How many durable events of a tenant are kept, and their bytes: see `usage.usage_of`. Raises: as `read`."""
+        self._check_open()
+        up_to = self.last_position
+        return usage_of(self._catalog.view, self._numbers.key(tenant_id), up_to)
+
+    def appended_since(self, position: int, *, up_to: int | None = None, recorded_since: int = 0) -> Iterator[Appends]:
+        """What tenants appended behind a position, by day: see `usage.appends_since`. Raises: as `read`."""
+        self._check_open()
+        bound = self.last_position if up_to is None else min(up_to, self.last_position)
+        return appends_since(self._catalog.view, self._numbers.names(), position, bound, recorded_since)
 
     @property
     def maintenance_pid(self) -> int | None:

@@ -26,9 +26,10 @@ class TenantIndex:
         by_client_id: 16 bytes to position.
         places: of all events of the tenant, ascending.
         found: the identity of one of these arrays to the events at its first places, for those who ask again.
+        counted: of how many of the first places the bytes are known, all of them durable, and how many these are.
     """
 
-    __slots__ = ("by_client_id", "by_tag", "by_type", "found", "places", "streams")
+    __slots__ = ("by_client_id", "by_tag", "by_type", "counted", "found", "places", "streams")
 
     def __init__(self) -> None:
         self.places = array("Q")
@@ -37,6 +38,7 @@ class TenantIndex:
         self.by_tag: dict[str, array[int]] = {}
         self.by_client_id: dict[bytes, int] = {}
         self.found: dict[int, list[Event]] = {}
+        self.counted = (0, 0)
 
     def candidates(self, query: EventQuery, floor: int) -> tuple[array[int], bool, int]:
         """The shortest array that names all events that a query selects, positions aside.

@@ -60,8 +60,9 @@ class TenantNumbers:
         """The tenant of this number is removed; returns its id. Appended to again, it gets another number."""
         for tenant_id, known in self.by_id.items():
             if known == number:
-                del self.by_id[tenant_id]
+                # In this order: whoever copies both, this one last, misses nobody.
                 self._retiring[number] = tenant_id
+                del self.by_id[tenant_id]
                 return tenant_id
         return None
 
@@ -78,6 +79,11 @@ class TenantNumbers:
     def items(self) -> list[tuple[int, str]]:
         """(number, id) of every tenant that has one."""
         return sorted((number, tenant_id) for tenant_id, number in list(self.by_id.items()))
+
+    def names(self) -> dict[int, str]:
+        """Number to id of every tenant that has one, those too whose removal is not durable yet."""
+        names = {number: tenant_id for tenant_id, number in self.by_id.copy().items()}
+        return names | self._retiring.copy()
 
     def durable_items(self) -> list[tuple[int, str]]:
         """The same, but for removals that are not durable yet: what may be written down of tenants.
