@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from allsource_core.engine import DAY_US, EventStore, NewEvent, Raw, VersionConflictError
+from allsource_core.tenancy.errors import QuotaExceededError
 from allsource_core.tenancy.reservations import Reservation
-from allsource_core.tenancy.usage import HOUR_US, QuotaExceededError, UsageLedger
+from allsource_core.tenancy.usage import HOUR_US, UsageLedger
 from allsource_shared.wire.tenants import Quotas
 
 TENANT = "acme"

@@ -21,7 +21,8 @@ import pytest
 from structlog.testing import capture_logs
 
 from allsource_core.engine import DAY_US, CorruptionError, EventStore, NewEvent, Raw, StoreOptions, verify_store
-from allsource_core.tenancy.usage import HOUR_US, QuotaExceededError, UsageLedger
+from allsource_core.tenancy.errors import QuotaExceededError
+from allsource_core.tenancy.usage import HOUR_US, UsageLedger
 from allsource_shared.wire.tenants import Quotas
 
 TENANTS = ("acme", "globex")
@@ -319,7 +320,8 @@ WRITER = """
 import asyncio, random, sys
 from pathlib import Path
 from allsource_core.engine import EventStore, NewEvent, Raw, StoreOptions
-from allsource_core.tenancy.usage import QuotaExceededError, UsageLedger
+from allsource_core.tenancy.errors import QuotaExceededError
+from allsource_core.tenancy.usage import UsageLedger
 from allsource_shared.wire.tenants import Quotas
 from time import time_ns
 

@@ -18,11 +18,12 @@ import msgspec
 import structlog
 
 from allsource_core.engine import DAY_US, EventStore
+from allsource_core.tenancy.errors import QuotaExceededError
 from allsource_core.tenancy.reservations import Account, Reservation
 from allsource_core.tenancy.usage_file import UsageFile
 from allsource_shared.wire.tenants import Quotas
 
-__all__ = ["QuotaExceededError", "QuotaName", "Reservation", "Usage", "UsageLedger"]
+__all__ = ["QuotaName", "Reservation", "Usage", "UsageLedger"]
 
 HOUR_US: Final = 3600 * 1_000_000
 _SAVE_SECONDS: Final = 1.0
@@ -30,24 +31,6 @@ _RECOUNT_US: Final = 1_000_000
 """The bytes that a tenant keeps are counted anew at most this often: removals give room back."""
 
 QuotaName = Literal["max_events_per_day", "max_storage_bytes", "max_queries_per_hour"]
-
-
-class QuotaExceededError(Exception):
-    """What a tenant asks for is more than a quota leaves it. Nothing was counted.
-
-    Attributes:
-        quota: which one, as `Quotas` names it.
-        limit: that it sets.
-        used: of it, with what is reserved.
-        resets_at: when it begins anew, microseconds since the epoch; None for the one that never does.
-    """
-
-    def __init__(self, quota: QuotaName, limit: int, used: int, resets_at: int | None) -> None:
-        super().__init__(f"{quota} is {limit}, of which {used} are used")
-        self.quota = quota
-        self.limit = limit
-        self.used = used
-        self.resets_at = resets_at
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
