@@ -14,6 +14,7 @@ from msgspec import Raw
 
 from allsource_core.engine.appended import Appended
 from allsource_core.engine.appends import Expected
+from allsource_core.engine.clock import system_clock
 from allsource_core.engine.conditions import (
     CONDITION_ITEMS_MAX,
     CONDITION_VALUES_MAX,
@@ -47,7 +48,7 @@ from allsource_core.engine.limits import (
     TAG_BYTES_MAX,
 )
 from allsource_core.engine.manifest import Policy, Removal
-from allsource_core.engine.names import name_fault
+from allsource_core.engine.names import name_fault, tenant_fault
 from allsource_core.engine.options import StoreOptions
 from allsource_core.engine.queries import EventQuery
 from allsource_core.engine.recovery import RecoveryProgress
@@ -114,6 +115,8 @@ __all__ = [
     "name_fault",
     "plan_repairs",
     "repair_store",
+    "system_clock",
+    "tenant_fault",
     "upgrade_store",
     "verify_store",
 ]

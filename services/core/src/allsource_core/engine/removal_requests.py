@@ -5,7 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 from uuid import UUID
 
 import msgspec
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from allsource_core.engine.opening import OpenStore
 
 __all__ = ["RemovalRequests"]
+
+_NO_PREFIX: Final = "\0"
+"""No id of an entity begins so."""
 
 _Make = Callable[[int, int], AnyControlRecord]
 """Makes a record for its position and `recorded_at`."""
@@ -118,10 +121,7 @@ class RemovalRequests:
         """
         self._check_open()
         numbers = self._parts.sequencer.numbers
-        memory = self._parts.sequencer.memory
-        if memory.sealed_through < memory.unnumbered_through:
-            # Records of format 1 get their tenants' numbers when they are sealed; this one is about to be forgotten.
-            self._parts.seal()
+        self._number_all()
 
         def look(view: View, tenant: TenantKey) -> _Make:
             if not tenant.number:
@@ -139,6 +139,27 @@ class RemovalRequests:
             return make
 
         return self._remove(tenant_id, look)
+
+    def number(self, tenant_id: str) -> int:
+        """The number under which everything of a tenant is stored, durably: no other tenant ever has it, one that gets
+        the same id later neither. A tenant that never had an event gets one.
+
+        Raises: StoreReadOnlyError, AppendUncertainError, OverloadedError, StoreClosedError: as `EventStore.append`.
+        """
+        self._check_open()
+        self._number_all()
+        # To end a policy that there can't be is the smallest record that names a tenant. It is written also where there
+        # is a number already, as that may be of an append that never reached the disk.
+        self.set_policy(tenant_id, _NO_PREFIX)
+        return self._parts.sequencer.numbers.get(tenant_id)
+
+    def of_tenant(self, number: int) -> Removal | None:
+        """The removal of the tenant that had this number, with everything; None if there was none, or it was done more
+        than seven days ago.
+        """
+        self._check_open()
+        found = list(self._parts.catalog.removals.values())
+        return next((one for one in found if one.kind == "tenant" and one.tenant == number), None)
 
     def set_policy(
         self, tenant_id: str, prefix: str, *, max_age_us: int | None = None, max_count: int | None = None
@@ -165,17 +186,28 @@ class RemovalRequests:
         found = [policy for policy in list(self._parts.catalog.policies.values()) if policy.tenant == number]
         return sorted(found, key=lambda policy: policy.prefix)
 
-    def find(self, tenant_id: str, position: int) -> Removal | None:
+    def find(self, tenant_id: str, position: int, *, tenants: bool = False) -> Removal | None:
         """The removal of this position, if it is one of the tenant's own and not of retention; kept for seven days
         after it is done.
+
+        Args:
+            tenant_id: whose.
+            position: of its record.
+            tenants: find removals of whole tenants too, which belong to nobody any more.
         """
         self._check_open()
         removal = self._parts.catalog.removals.get(position)
         number = self._parts.sequencer.numbers.get(tenant_id)
-        return removal if removal is not None and removal.tenant == number and removal.kind != "shortened" else None
+        return removal if removal is not None and _is_shown(removal, number, tenants) else None
 
     def latest(
-        self, tenant_id: str, *, limit: int, before: int | None = None, finished: bool | None = None
+        self,
+        tenant_id: str,
+        *,
+        limit: int,
+        before: int | None = None,
+        finished: bool | None = None,
+        tenants: bool = False,
     ) -> list[Removal]:
         """The tenant's newest removals, the newest first: those that `find` finds.
 
@@ -184,18 +216,24 @@ class RemovalRequests:
             limit: at most so many.
             before: only those of a lower position.
             finished: only those whose bytes are gone, or only the others; None for both.
+            tenants: removals of whole tenants too.
         """
         self._check_open()
         number = self._parts.sequencer.numbers.get(tenant_id)
         found = [
             removal
             for removal in list(self._parts.catalog.removals.values())
-            if removal.tenant == number
-            and removal.kind != "shortened"
+            if _is_shown(removal, number, tenants)
             and (before is None or removal.position < before)
             and (finished is None or bool(removal.finished_at) == finished)
         ]
         return heapq.nlargest(limit, found, key=lambda removal: removal.position)
+
+    def _number_all(self) -> None:
+        memory = self._parts.sequencer.memory
+        if memory.sealed_through < memory.unnumbered_through:
+            # Records of format 1 get their tenants' numbers when they are sealed; this one is about to be forgotten.
+            self._parts.seal()
 
     def _check_open(self) -> None:
         self._parts.path.writability.check_open()
@@ -228,3 +266,8 @@ class RemovalRequests:
         record = make(position, recorded_at)
         made.append(record)
         return record
+
+
+def _is_shown(removal: Removal, number: int, tenants: bool) -> bool:
+    """Whether a removal is to be told of: to the tenant of a number, or to who asks for those of whole tenants too."""
+    return (removal.kind == "tenant" and tenants) or (removal.kind != "shortened" and removal.tenant == number)
