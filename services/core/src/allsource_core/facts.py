@@ -17,9 +17,11 @@ from msgspec import Raw
 from allsource_core.engine import Event, EventQuery, EventStore
 from allsource_shared.wire.events import NewEvent
 
-__all__ = ["SYSTEM_TENANT", "Fact", "Facts"]
+__all__ = ["DEFAULT_TENANT", "SYSTEM_TENANT", "Fact", "Facts"]
 
 SYSTEM_TENANT: Final = "_system"
+DEFAULT_TENANT: Final = "default"
+"""Where administrators live. It is always there."""
 
 Apply = Callable[[str, Event], None]
 

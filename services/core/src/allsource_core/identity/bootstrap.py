@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import structlog
 
+from allsource_core.facts import DEFAULT_TENANT
 from allsource_core.identity.passwords import Passwords
 from allsource_core.identity.registration import RegistrationRules
 from allsource_core.identity.setup_token import SetupToken
-from allsource_core.identity.users import DEFAULT_TENANT, UserDirectory
+from allsource_core.identity.users import UserDirectory
 from allsource_shared.permissions import Role
 
 __all__ = ["create_first_admin", "prepare_first_registration"]

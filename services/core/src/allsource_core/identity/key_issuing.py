@@ -8,10 +8,10 @@ from typing import Final
 
 import structlog
 
-from allsource_core.facts import Facts
+from allsource_core.facts import DEFAULT_TENANT, Facts
 from allsource_core.identity.api_keys import ApiKey, ApiKeyDirectory
 from allsource_core.identity.errors import IdentityRuleError, UnknownKeyError
-from allsource_core.identity.users import DEFAULT_TENANT, User, UserDirectory
+from allsource_core.identity.users import User, UserDirectory
 from allsource_shared.permissions import ROLE_PERMISSIONS, Permission, Role
 
 __all__ = ["KeyIssuer"]

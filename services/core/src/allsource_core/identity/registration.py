@@ -8,13 +8,13 @@ from typing import Final, Literal, NamedTuple
 
 import structlog
 
-from allsource_core.facts import Facts
+from allsource_core.facts import DEFAULT_TENANT, Facts
 from allsource_core.identity.errors import IdentityRuleError, InvalidUserError, UsernameTakenError
 from allsource_core.identity.passwords import Passwords
 from allsource_core.identity.principals import Principal
 from allsource_core.identity.rules import PasswordRules, checked_email, checked_username
 from allsource_core.identity.setup_token import SetupToken
-from allsource_core.identity.users import DEFAULT_TENANT, User, UserDirectory
+from allsource_core.identity.users import User, UserDirectory
 from allsource_shared.permissions import ROLE_PERMISSIONS, Permission, Role, parse_role
 from allsource_shared.wire.users import Registration
 

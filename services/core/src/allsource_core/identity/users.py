@@ -15,16 +15,13 @@ import msgspec
 
 from allsource_core.changes import Changes
 from allsource_core.engine import Event
-from allsource_core.facts import Fact, Facts
+from allsource_core.facts import DEFAULT_TENANT, Fact, Facts
 from allsource_core.identity.errors import IdentityRuleError, UnknownUserError, UsernameTakenError
 from allsource_shared.permissions import ROLE_PERMISSIONS, Permission, Role
 from allsource_shared.wire.identity import UserView
 from allsource_shared.wire.times import format_instant
 
-__all__ = ["DEFAULT_TENANT", "User", "UserDirectory"]
-
-DEFAULT_TENANT: Final = "default"
-"""Where administrators live."""
+__all__ = ["User", "UserDirectory"]
 
 _KIND: Final = "user"
 _CREATED: Final = "user.created"
@@ -252,6 +249,18 @@ class UserDirectory:
         except BaseException:
             self._unerased += events
             raise
+
+    def in_tenant(self, tenant_id: str) -> list[User]:
+        """Every user of a tenant."""
+        return [user for user in self._by_id.values() if user.tenant_id == tenant_id]
+
+    def facts_of_removal(self, tenant_id: str) -> list[Fact]:
+        """What makes every user of a tenant forgotten, none of whom may sign in any more."""
+        return [Fact(_subject(user.id), _DELETED, _Deleted()) for user in self.in_tenant(tenant_id)]
+
+    def personal_events(self, tenant_id: str) -> list[Event]:
+        """The facts that name the users of a tenant."""
+        return [event for user in self.in_tenant(tenant_id) for event in user.profiles]
 
     def _check_not_last_admin(self, user: User, what: str) -> None:
         if user.role is not Role.ADMIN or not user.active:
