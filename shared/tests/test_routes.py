@@ -126,7 +126,7 @@ def test_only_what_is_meant_to_be_public_is():
 def test_reading_writing_and_removing_need_their_permissions():
     removing = {"entities", "erase", "retention", "operations"}
     for row in CORE_ROUTES:
-        if row.path.startswith("/api/") and not row.path.startswith("/api/v1/auth/"):
+        if row.path.startswith("/api/") and not row.path.startswith(("/api/v1/auth/", "/api/v1/tenants")):
             if removing & set(row.path.split("/")):
                 assert row.access is Permission.ADMIN
             else:
@@ -147,6 +147,12 @@ def test_users_are_the_business_of_administrators_and_everybodys_own():
     access = {row.operation: row.access for row in CORE_ROUTES}
     assert {access[name] for name in ("list_users", "get_user", "change_user", "delete_user")} == {Permission.ADMIN}
     assert (access["change_password"], access["me"]) == (Access.USER, Access.ANY)
+
+
+def test_tenants_are_read_by_those_in_them_and_managed_by_administrators():
+    access = {row.operation: row.access for row in CORE_ROUTES if row.path.startswith("/api/v1/tenants")}
+    assert [access.pop(name) for name in ("get_tenant", "get_tenant_stats")] == [Access.OWN_TENANT] * 2
+    assert set(access.values()) == {Permission.MANAGE_TENANTS}
 
 
 def test_every_path_is_plain_and_its_variables_are_whole_segments():

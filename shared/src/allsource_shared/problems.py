@@ -110,7 +110,10 @@ PROBLEMS: Final[dict[str, ProblemKind]] = {
         "An event id is known with other content, or only a part of the batch is known; `errors` lists them.",
     ),
     "not_yet": ProblemKind(
-        409, "Not yet", "The store did not reach `min_position` within `wait_ms`. Ask again, or wait longer."
+        409,
+        "Not yet",
+        "The store did not reach `min_position` within `wait_ms`; or what was asked for goes on by itself "
+        "and takes longer than a request may. Ask again, or wait longer.",
     ),
     "precondition_failed": ProblemKind(
         412, "Precondition failed", "What is to be replaced is not what `If-Match` names: `actual` has its `ETag`."

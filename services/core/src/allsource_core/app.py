@@ -30,9 +30,10 @@ from allsource_core.api.removals import RemovalRoutes
 from allsource_core.api.retention import RetentionRoutes
 from allsource_core.api.sessions import SessionRoutes
 from allsource_core.api.signing_keys import SigningKeyRoutes
+from allsource_core.api.tenant_routes import TenantRoutes
 from allsource_core.api.users import UserRoutes
 from allsource_core.changes import Changes
-from allsource_core.engine import EventStore, RecoveryProgress, StoreOptions
+from allsource_core.engine import EventStore, RecoveryProgress, StoreOptions, system_clock
 from allsource_core.facts import Facts
 from allsource_core.identity.accounts import Accounts
 from allsource_core.identity.api_keys import ApiKeyDirectory
@@ -50,9 +51,14 @@ from allsource_core.identity.setup_token import SETUP_TOKEN_FILE, SetupToken, li
 from allsource_core.identity.sign_in import SignInService
 from allsource_core.identity.signing_keys import SigningKeyRing
 from allsource_core.identity.throttle import SignInThrottle
-from allsource_core.identity.users import DEFAULT_TENANT, UserDirectory
+from allsource_core.identity.users import UserDirectory
 from allsource_core.sealing import MasterKey
 from allsource_core.settings import BootstrapAdmin, CoreSettings
+from allsource_core.tenancy.deletion import TenantDeletions
+from allsource_core.tenancy.quotas import check_count
+from allsource_core.tenancy.tenants import TenantDirectory
+from allsource_core.tenancy.usage import UsageLedger
+from allsource_core.tenant_contents import tenant_contents
 from allsource_shared import __version__
 from allsource_shared.core_routes import CORE_ROUTES
 from allsource_shared.openapi import openapi_document
@@ -99,14 +105,15 @@ class _Services:
         self.facts = Facts(store)
         self.changes = Changes()
         self.users = UserDirectory(self.facts, self.changes)
-        self.key_uses = KeyUses(data_dir / "derived" / "api_keys.sqlite", time.time)
+        derived = data_dir / "derived"
+        self.key_uses = KeyUses(derived / "api_keys.sqlite", time.time)
         self.keys = ApiKeyDirectory(self.facts, self.changes, self.key_uses, time.time)
+        self.tenants = TenantDirectory(self.facts, self.changes)
+        self.usage = UsageLedger(store, derived / "usage.sqlite", system_clock)
         issuer = KeyIssuer(
-            self.facts,
-            self.keys,
-            self.users,
-            tenant_exists=lambda tenant_id: tenant_id == DEFAULT_TENANT,
-            check_quota=lambda _tenant_id, _active: None,
+            *(self.facts, self.keys, self.users),
+            tenant_exists=self.tenants.is_open,
+            check_quota=self._check_key_quota,
         )
         master_key = MasterKey(auth.master_key)
         self.sessions = SessionDirectory(
@@ -131,7 +138,7 @@ class _Services:
             SignInThrottle(time.monotonic),
             signer,
             self.facts,
-            tenant_is_active=lambda _: True,
+            tenant_is_active=self.tenants.is_active,
         )
         bodies = Bodies(bytes_max=settings.server.max_body_bytes, timeout_seconds=settings.server.body_timeout_seconds)
         key_routes = ApiKeyRoutes(self.keys, issuer, self.key_uses, bodies)
@@ -144,7 +151,7 @@ class _Services:
             ReadRoutes(store, metrics),
             RemovalRoutes(store),
             RetentionRoutes(store, bodies),
-            OperationRoutes(store),
+            *self._tenant_routes(store, bodies),
         )
         self.handlers: dict[str, Handler] = {}
         for group in routes:
@@ -152,6 +159,20 @@ class _Services:
         # When every kind of fact has its owner.
         self.facts.fold()
         ring.open(auth.jwt_secret)
+        self.tenants.store_default()
+
+    def _tenant_routes(self, store: EventStore, bodies: Bodies) -> tuple[OperationRoutes, TenantRoutes]:
+        """What makes, changes, shows and deletes tenants, and tells how far that is."""
+        contents = tenant_contents(self.users, self.keys, self.sessions, self.usage)
+        self.deletions = TenantDeletions(store, self.facts, self.tenants, self.changes, contents)
+        return (
+            OperationRoutes(store, self.tenants),
+            TenantRoutes(self.tenants, self.facts, self.deletions, self.usage, self.keys.active_in, bodies),
+        )
+
+    def _check_key_quota(self, tenant_id: str, active: int) -> None:
+        """Refuse one more API key where there are as many as the tenant may have. Raises QuotaExceededError."""
+        check_count(self.tenants.find(tenant_id).quotas, "max_api_keys", active)
 
     def _user_routes(
         self,
@@ -170,7 +191,7 @@ class _Services:
             rules=self.registration,
             password_rules=password_rules,
             setup=self.setup,
-            tenant_exists=lambda tenant_id: tenant_id == DEFAULT_TENANT,
+            tenant_exists=self.tenants.is_active,
         )
         self.accounts = Accounts(
             self.users,
@@ -192,6 +213,7 @@ class _Services:
         await asyncio.to_thread(self.passwords.close)
         await asyncio.to_thread(self.sessions.close)
         await self.key_uses.close()
+        await self.usage.close()
 
 
 async def serve(
@@ -238,6 +260,8 @@ async def serve(
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_COLLECTOR_THRESHOLDS)
+        await services.usage.start()
+        services.deletions.start()
         lifecycle.ready(store)
         log.info("ready", last_position=store.last_position, recovery_seconds=round(store.stats().recovery_seconds, 3))
         await stop.wait()
@@ -248,6 +272,9 @@ async def serve(
         lifecycle.stopping()
         if store is not None:
             store.end_waits()
+        if services is not None:
+            # Who waits for a deletion is told that it goes on.
+            await services.deletions.close()
         await runner.cleanup()
         if services is not None:
             await services.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 import uuid
 from pathlib import Path
 
@@ -24,6 +25,16 @@ from allsource_core.identity.errors import (
     UnknownSessionError,
     UnknownUserError,
     UsernameTakenError,
+)
+from allsource_core.tenancy.errors import (
+    DefaultTenantError,
+    DeletionPendingError,
+    InvalidTenantError,
+    QuotaExceededError,
+    ReservedTenantError,
+    TenancyError,
+    TenantExistsError,
+    UnknownTenantError,
 )
 from allsource_shared.core_routes import CORE_ROUTES
 from allsource_shared.problems import ApiError
@@ -59,6 +70,14 @@ ERRORS: list[tuple[Exception, int, str]] = [
     (InvalidUserError("email", "is no address"), 400, "invalid_body"),
     (InvalidUserError("new", "is too short", "weak_password"), 400, "weak_password"),
     (IdentityRuleError("last_admin", "the last one can't be removed"), 409, "last_admin"),
+    (UnknownTenantError("there is no such tenant"), 404, "not_found"),
+    (TenantExistsError("the tenant exists"), 409, "already_exists"),
+    (ReservedTenantError("it is the store's own"), 400, "reserved_tenant"),
+    (DefaultTenantError("the tenant default can't be deleted"), 409, "default_tenant"),
+    (InvalidTenantError("name", "must not be empty"), 400, "invalid_body"),
+    (DeletionPendingError("it goes on"), 409, "not_yet"),
+    (QuotaExceededError("max_api_keys", limit=2, used=2), 403, "quota_exceeded"),
+    (QuotaExceededError("max_events_per_day", limit=9, used=8, resets_at=1_000_000), 429, "quota_exceeded"),
 ]
 NOT_OF_A_REQUEST = {"StoreLockedError", "ForeignDirectoryError", "RepairRefusedError", "StateNotKeptError"}
 OF_BATCHES_ALONE = {"condition_failed", "condition_too_broad"}
@@ -76,7 +95,7 @@ def test_an_error_is_the_problem_that_was_agreed(error: Exception, status: int, 
     assert "/srv" not in refusal.detail
 
 
-@pytest.mark.parametrize("code", ["overloaded", "rate_limited", "stopping", "storage_mending"])
+@pytest.mark.parametrize("code", ["not_yet", "overloaded", "rate_limited", "stopping", "storage_mending"])
 def test_what_passes_says_when_to_try_again(code: str):
     refusals = [to_api_error(error) for error, _, of_error in ERRORS if of_error == code]
     assert refusals
@@ -95,6 +114,7 @@ def test_no_error_of_the_packages_below_is_forgotten():
     known = {type(error).__name__ for error, *_ in ERRORS} | NOT_OF_A_REQUEST
     assert {error.__name__ for error in engine.EngineError.__subclasses__()} <= known
     assert {error.__name__ for error in IdentityError.__subclasses__()} <= known
+    assert {error.__name__ for error in TenancyError.__subclasses__()} <= known
 
 
 def test_append_routes_declare_what_appends_can_meet():
@@ -115,6 +135,18 @@ def test_what_failed_a_condition_is_named():
     refusal = to_api_error(engine.ConditionFailedError(7, event_id, 3))
     assert refusal is not None
     assert (refusal.expected, refusal.actual) == ({"after": 3}, {"position": 7, "event_id": str(event_id)})
+
+
+def test_a_quota_says_how_much_it_is_and_when_it_begins_anew():
+    resets_at = (int(time.time()) + 100) * 1_000_000
+    refusal = to_api_error(QuotaExceededError("max_events_per_day", limit=9, used=8, resets_at=resets_at))
+    assert refusal is not None
+    assert (refusal.expected, refusal.actual) == (9, 8)
+    assert "max_events_per_day" in refusal.detail
+    assert 90 <= int(refusal.headers["Retry-After"]) <= 100
+    for_good = to_api_error(QuotaExceededError("max_api_keys", limit=2, used=2))
+    assert for_good is not None
+    assert "Retry-After" not in for_good.headers
 
 
 @pytest.mark.parametrize("error", [ValueError("x"), KeyError("x"), RecursionError(), OSError(5)])

@@ -12,6 +12,7 @@ from allsource_shared.core_routes.removal import REMOVAL_ROUTES
 from allsource_shared.core_routes.service import SERVICE_ROUTES
 from allsource_shared.core_routes.sessions import SESSION_ROUTES
 from allsource_shared.core_routes.signing_keys import SIGNING_KEY_ROUTES
+from allsource_shared.core_routes.tenants import TENANT_ROUTES
 from allsource_shared.core_routes.users import USER_ROUTES
 from allsource_shared.routes import RouteTable
 
@@ -24,6 +25,7 @@ CORE_ROUTES: Final = RouteTable(
         *SIGNING_KEY_ROUTES,
         *USER_ROUTES,
         *API_KEY_ROUTES,
+        *TENANT_ROUTES,
         *EVENT_ROUTES,
         *REMOVAL_ROUTES,
         *OPERATION_ROUTES,

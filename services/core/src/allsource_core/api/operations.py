@@ -10,6 +10,8 @@ from aiohttp.web import StreamResponse
 from allsource_core.api.call import Call, Handler, json_response
 from allsource_core.api.requests import parse_query, refuse_query
 from allsource_core.engine import EventStore, Removal
+from allsource_core.tenancy.tenants import TenantDirectory
+from allsource_shared.permissions import Permission
 from allsource_shared.problems import ApiError
 from allsource_shared.wire.operations import Operation, OperationKind, OperationPage, OperationParameters
 from allsource_shared.wire.times import format_instant
@@ -24,9 +26,9 @@ _KINDS: Final[dict[str, OperationKind]] = {
 _ID: Final = re.compile("removal-([1-9][0-9]{0,15})\\Z")
 
 
-def removal_operation(removal: Removal) -> Operation:
-    """A removal as a caller sees it."""
-    result: dict[str, Any] = {}
+def removal_operation(removal: Removal, tenant_id: str | None = None) -> Operation:
+    """A removal as a caller sees it; `tenant_id` is the tenant that it removed, if it did and that is known."""
+    result: dict[str, Any] = {} if tenant_id is None else {"tenant_id": tenant_id}
     if removal.kind != "tenant":
         result.update(entity_id=removal.entity_id, version=removal.version)
     if removal.kind == "event":
@@ -50,10 +52,13 @@ def removal_operation(removal: Removal) -> Operation:
 
 
 class OperationRoutes:
-    """Handlers of ``operations/…``. Whoever asks sees those of the own tenant alone."""
+    """Handlers of ``operations/…``. Whoever asks sees those of the own tenant alone; who manages tenants also the
+    removals of whole ones, which belong to nobody any more.
+    """
 
-    def __init__(self, store: EventStore) -> None:
+    def __init__(self, store: EventStore, tenants: TenantDirectory) -> None:
         self._store = store
+        self._tenants = tenants
 
     @property
     def handlers(self) -> dict[str, Handler]:
@@ -67,10 +72,12 @@ class OperationRoutes:
         """``GET operations/{operation_id}``."""
         refuse_query(call)
         position = _position(call.match.parameters["operation_id"])
-        removal = None if position is None else self._store.removals.find(call.principal.tenant_id, position)
+        removal = None
+        if position is not None:
+            removal = self._store.removals.find(call.principal.tenant_id, position, tenants=_sees_tenants(call))
         if removal is None:
             raise ApiError("not_found", "there is no such operation, or it ended more than 7 days ago")
-        return json_response(removal_operation(removal))
+        return json_response(self._operation(removal))
 
     async def list_operations(self, call: Call) -> StreamResponse:
         """``GET operations``."""
@@ -83,12 +90,23 @@ class OperationRoutes:
         finished = None if parameters.status is None else parameters.status == "done"
         # One more than asked for tells whether there is a next page.
         removals = self._store.removals.latest(
-            call.principal.tenant_id, limit=parameters.limit + 1, before=before, finished=finished
+            call.principal.tenant_id,
+            limit=parameters.limit + 1,
+            before=before,
+            finished=finished,
+            tenants=_sees_tenants(call),
         )
-        operations = [removal_operation(removal) for removal in removals[: parameters.limit]]
+        operations = [self._operation(removal) for removal in removals[: parameters.limit]]
         more = len(removals) > parameters.limit
         page = OperationPage(operations, len(operations), operations[-1].operation_id if more else None)
         return json_response(page)
+
+    def _operation(self, removal: Removal) -> Operation:
+        return removal_operation(removal, self._tenants.removed_by(removal.position))
+
+
+def _sees_tenants(call: Call) -> bool:
+    return Permission.MANAGE_TENANTS in call.principal.permissions
 
 
 def _position(operation_id: str) -> int | None:

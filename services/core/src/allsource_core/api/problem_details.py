@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -26,8 +27,18 @@ from allsource_core.identity.errors import (
     UnknownUserError,
     UsernameTakenError,
 )
+from allsource_core.tenancy.errors import (
+    DefaultTenantError,
+    DeletionPendingError,
+    InvalidTenantError,
+    QuotaExceededError,
+    ReservedTenantError,
+    TenantExistsError,
+    UnknownTenantError,
+)
 from allsource_shared.context import REQUEST_ID_HEADER
 from allsource_shared.problems import PROBLEM_MEDIA_TYPE, ApiError, ProblemItem
+from allsource_shared.wire.times import format_instant
 
 __all__ = ["SERVER_NAME", "invalid_event", "problem_response", "to_api_error"]
 
@@ -83,6 +94,23 @@ _READ_ONLY: Final[dict[str, str]] = {
 }
 
 
+def _quota_exceeded(error: QuotaExceededError) -> ApiError:
+    if error.resets_at is None:
+        return ApiError("quota_exceeded", str(error), expected=error.limit, actual=error.used, other_status=True)
+    seconds = max(1, math.ceil(error.resets_at / 1_000_000 - time.time()))
+    return ApiError(
+        "quota_exceeded",
+        f"{error}; it begins anew at {format_instant(error.resets_at)}",
+        expected=error.limit,
+        actual=error.used,
+        headers={"Retry-After": str(seconds)},
+    )
+
+
+def _invalid_tenant(error: InvalidTenantError) -> ApiError:
+    return ApiError("invalid_body", str(error), errors=[ProblemItem(error.field, error.message)])
+
+
 def _retry(code: str, detail: str) -> ApiError:
     return ApiError(code, detail, headers={"Retry-After": "1"})
 
@@ -118,6 +146,13 @@ _TABLE: Final[dict[type[Exception], Callable[[Any], ApiError]]] = {
     UsernameTakenError: lambda error: ApiError("already_exists", str(error)),
     InvalidUserError: _invalid_user,
     IdentityRuleError: lambda error: ApiError(error.code, str(error)),
+    UnknownTenantError: lambda error: ApiError("not_found", str(error)),
+    TenantExistsError: lambda error: ApiError("already_exists", str(error)),
+    ReservedTenantError: lambda error: ApiError("reserved_tenant", str(error)),
+    DefaultTenantError: lambda error: ApiError("default_tenant", str(error)),
+    DeletionPendingError: lambda error: _retry("not_yet", str(error)),
+    InvalidTenantError: _invalid_tenant,
+    QuotaExceededError: _quota_exceeded,
 }
 
 

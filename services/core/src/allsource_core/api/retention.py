@@ -12,6 +12,7 @@ from aiohttp.web import Response, StreamResponse
 
 from allsource_core.api.bodies import Bodies, media_type
 from allsource_core.api.call import Call, Handler, json_response
+from allsource_core.api.preconditions import check_if_match
 from allsource_core.api.requests import decode_body, parse_query, refuse_query
 from allsource_core.engine import ENTITY_ID_BYTES_MAX, EventStore, Policy, name_fault
 from allsource_shared.problems import ApiError, ProblemItem
@@ -148,16 +149,4 @@ def _with_tag(policy: RetentionPolicy) -> StreamResponse:
 
 
 def _check_if_match(call: Call, policy: RetentionPolicy | None) -> None:
-    """Refuse to replace what the caller has not seen (RFC 9110, section 13.1.1).
-
-    Raises:
-        ApiError: ``precondition_failed``.
-    """
-    wanted = call.request.headers.get(hdrs.IF_MATCH)
-    if wanted is None:
-        return
-    actual = None if policy is None else _tag(policy)
-    tags = [tag.strip() for tag in wanted.split(",")]
-    if actual is None or ("*" not in tags and actual not in tags):
-        detail = "the policy is not the one that If-Match names" if policy is not None else "there is no policy yet"
-        raise ApiError("precondition_failed", detail, expected=wanted, actual=actual)
+    check_if_match(call, None if policy is None else _tag(policy), what="policy")

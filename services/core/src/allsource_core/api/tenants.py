@@ -6,7 +6,7 @@ from allsource_core.identity.principals import Principal
 from allsource_shared.permissions import Permission
 from allsource_shared.problems import ApiError
 
-__all__ = ["check_tenant"]
+__all__ = ["check_own_tenant", "check_tenant"]
 
 
 def check_tenant(named: str, principal: Principal | None, *, where: str) -> None:
@@ -28,3 +28,19 @@ def check_tenant(named: str, principal: Principal | None, *, where: str) -> None
     if Permission.MANAGE_TENANTS not in principal.permissions:
         raise ApiError("forbidden", f"{where} names another tenant than yours")
     raise ApiError("not_found", f"there is no tenant {named[:128]!r}")
+
+
+def check_own_tenant(named: str, principal: Principal) -> None:
+    """Refuse a path that names a tenant which its caller may not ask about.
+
+    Args:
+        named: the tenant.
+        principal: who calls.
+
+    Raises:
+        ApiError: ``reserved_tenant``; ``not_found`` for another tenant than one's own, unless one manages them all.
+    """
+    if named.startswith("_"):
+        raise ApiError("reserved_tenant", "the path names a reserved tenant")
+    if named != principal.tenant_id and Permission.MANAGE_TENANTS not in principal.permissions:
+        raise ApiError("not_found", f"there is no tenant {named[:128]!r}")

@@ -149,6 +149,11 @@ class TenantDirectory:
             raise UnknownTenantError(f"there is no tenant {tenant_id[:128]!r}")
         return tenant
 
+    def is_active(self, tenant_id: str) -> bool:
+        """Whether there is such a tenant, and its credentials work."""
+        tenant = self._by_id.get(tenant_id)
+        return tenant is not None and tenant.active
+
     def is_open(self, tenant_id: str) -> bool:
         """Whether anybody may work in it who may choose: there is such a tenant, and it is not being deleted."""
         tenant = self._by_id.get(tenant_id)
