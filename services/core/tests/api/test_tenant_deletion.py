@@ -37,6 +37,8 @@ def check_nothing_of_before(admin: httpx.Client, tenant: str) -> None:
     """The id can be used again, and what has it then begins from nothing."""
     made = admin.post(TENANTS, json={"id": tenant, "name": "next"})
     assert made.status_code == 201, made.text
+    usage = admin.get(f"{TENANTS}/{tenant}/stats").json()["usage"]
+    assert {name: one["used"] for name, one in usage.items()} == dict.fromkeys(usage, 0)
     own = bearer(tenant=tenant)
     assert admin.get(QUERY, headers=own).json()["events"] == []
     assert admin.get("/api/v1/retention", headers=own).json()["count"] == 0

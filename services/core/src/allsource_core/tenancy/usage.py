@@ -17,7 +17,7 @@ from typing import Final, Literal
 import msgspec
 import structlog
 
-from allsource_core.engine import DAY_US, EventStore
+from allsource_core.engine import DAY_US, CorruptionError, EventStore
 from allsource_core.tenancy.errors import QuotaExceededError
 from allsource_core.tenancy.reservations import Account, Reservation
 from allsource_core.tenancy.usage_file import UsageFile
@@ -89,9 +89,13 @@ class UsageLedger:
     async def start(self) -> None:
         """Count what the store has. Before anything is reserved.
 
-        Raises: what `EventStore.appended_since` raises.
+        What is damaged can't be counted, which is logged and no reason not to serve what is not.
         """
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._load)
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._load)
+        except CorruptionError as error:
+            self._failure = str(error)
+            structlog.get_logger().warning("usage_not_counted", error=self._failure)
         for (tenant_id, day), events in sorted(self._file.events.items()):
             self._account(tenant_id).add(day, events)
         for tenant_id, (hour, queries) in self._file.queries.items():
