@@ -18,6 +18,7 @@ _TEMPLATE = """\
 # Secrets of the Compose deployment, made by `make up`. Keep this file to yourself, and keep it:
 # the data in the volume belongs to it. docker-compose.yml says what each variable is for.
 ALLSOURCE_AUTH__MASTER_KEY={master_key}
+ALLSOURCE_GATEWAY__KEY={gateway_key}
 ALLSOURCE_BOOTSTRAP_ADMIN_USERNAME=admin
 ALLSOURCE_BOOTSTRAP_ADMIN_PASSWORD={password}
 ALLSOURCE_BOOTSTRAP_ADMIN_EMAIL=admin@example.com
@@ -32,7 +33,11 @@ def write_env_file(path: Path) -> bool:
     Raises:
         OSError: if its directory can't be written.
     """
-    text = _TEMPLATE.format(master_key=secrets.token_urlsafe(48), password=secrets.token_urlsafe(18))
+    text = _TEMPLATE.format(
+        master_key=secrets.token_urlsafe(48),
+        gateway_key=secrets.token_urlsafe(48),
+        password=secrets.token_urlsafe(18),
+    )
     draft = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:

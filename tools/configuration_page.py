@@ -10,7 +10,7 @@ from typing import Annotated, Any, Final, Literal, get_args, get_origin
 import msgspec
 from msgspec import inspect as types
 
-from allsource_shared.configuration import SECTIONS, is_secret, section_types, variable_name
+from allsource_shared.configuration import SECTIONS, SectionPart, is_secret, section_types, variable_name
 
 __all__ = ["EXAMPLE", "configuration_page"]
 
@@ -77,18 +77,26 @@ def configuration_page(services: Mapping[str, Struct]) -> str:
     ]
     for section, owner in SECTIONS.items():
         structs: dict[Struct, list[str]] = {}
+        parts_of: dict[str, Struct] = {}
         for service, settings in services.items():
             struct = section_types(settings).get(section)
-            if struct is not None:
+            if struct is not None and issubclass(struct, SectionPart):
+                parts_of[service] = struct
+            elif struct is not None:
                 structs.setdefault(struct, []).append(service)
         for struct, users in structs.items():
             # A section that only one of its services has a use for yet says so.
-            parts.append(_section(section, struct, owner if len(structs) == 1 and len(users) > 1 else users[0]))
+            whose = owner if len(structs) == 1 and len(users) > 1 else users[0]
+            parts.append(_section(section, struct, whose, parts_of))
     return "\n".join(parts)
 
 
-def _section(section: str, struct: Struct, owner: str) -> str:
-    lines = [f"## `{section}`", "", f"Read by: {_OWNERS[owner]}. {inspect.getdoc(struct)}", ""]
+def _section(section: str, struct: Struct, owner: str, parts_of: Mapping[str, Struct]) -> str:
+    readers = [_OWNERS[owner]]
+    for service, part in parts_of.items():
+        keys = ", ".join(f"`{field.name}`" for field in msgspec.structs.fields(part))
+        readers.append(f"{keys} also by the {_OWNERS[service]}")
+    lines = [f"## `{section}`", "", f"Read by: {'; '.join(readers)}. {inspect.getdoc(struct)}", ""]
     lines += ["| key | variable | value | default | meaning |", "| --- | --- | --- | --- | --- |"]
     for field in msgspec.structs.fields(struct):
         name = variable_name(section, field.name)

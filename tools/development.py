@@ -58,6 +58,8 @@ def prepare(dev_dir: Path, *, config: Path | None, environ: Mapping[str, str], f
 
     if missing("auth", "master_key"):
         result[f"{variable_name('auth', 'master_key')}_FILE"] = str(secret_file(dev_dir, "master-key"))
+    if missing("gateway", "key"):
+        result[f"{variable_name('gateway', 'key')}_FILE"] = str(secret_file(dev_dir, "gateway-key"))
     if missing("storage", "data_dir"):
         result[variable_name("storage", "data_dir")] = str(dev_dir / "data")
     password_file = None

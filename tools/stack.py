@@ -1,6 +1,7 @@
 """Both services as child processes: for development, the demo and the end-to-end tests.
 
-    with Stack(data_dir, environ={"ALLSOURCE_AUTH__MASTER_KEY": secret}) as stack:
+    environ = {"ALLSOURCE_AUTH__MASTER_KEY": secret, "ALLSOURCE_GATEWAY__KEY": key}
+    with Stack(data_dir, environ=environ) as stack:
         httpx.get(f"{stack.gateway_url}/health")
 
 Nothing here signs in or knows a route beyond the health probes.

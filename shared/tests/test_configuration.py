@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from allsource_shared.configuration import (
     ConfigurationError,
+    SectionPart,
     argument_parser,
     describe_keys,
     is_secret,
@@ -216,6 +217,34 @@ def test_every_mistake_of_every_source_is_told_at_once(toml: Any):
 @pytest.mark.parametrize("name", ["ALLSOURCE_AUTH__JWT_SECRET", "ALLSOURCE_SERVER__HOST", "ALLSOURCE_SERVER__PORT"])
 def test_a_variable_that_is_no_text_is_refused_once(name: str):
     assert mistakes({name: "hunter2\udcff"}) == [f"{name}: is not valid UTF-8"]
+
+
+class Gateway(SectionPart, frozen=True):
+    key: Annotated[str, Meta(extra={"secret": True}, min_length=3, description="Key.")] = ""
+
+
+class Reader(msgspec.Struct, frozen=True):
+    gateway: Gateway
+
+
+class TestPartsOfSections:
+    def read(self, environ: dict[str, str], flags: list[str] | None = None, file: Path | None = None) -> str:
+        return load_settings(Reader, config_path=file, environ=environ, flags=flags or []).gateway.key
+
+    def test_what_is_declared_is_read_from_every_source(self, toml: Any, tmp_path: Path):
+        (tmp_path / "key").write_text("from a file\n")
+        assert self.read({"ALLSOURCE_GATEWAY__KEY_FILE": str(tmp_path / "key")}) == "from a file"
+        assert self.read({"ALLSOURCE_GATEWAY__KEY": "abc"}) == "abc"
+        assert self.read({}, ["gateway.key=abc"]) == "abc"
+        assert self.read({}, file=toml('[gateway]\nkey = "abc"\n')) == "abc"
+
+    def test_other_keys_of_the_section_are_passed_over(self, toml: Any):
+        file = toml('[gateway]\nport = "nonsense"\nkey = "abc"\n')
+        assert self.read({"ALLSOURCE_GATEWAY__HOST": ""}, ["gateway.core_url=x"], file) == "abc"
+
+    def test_a_value_that_is_out_of_range_is_refused(self):
+        with pytest.raises(ConfigurationError, match="ALLSOURCE_GATEWAY__KEY"):
+            self.read({"ALLSOURCE_GATEWAY__KEY": "ab"})
 
 
 class TestSecrets:

@@ -14,6 +14,7 @@ from tools.stack import Stack
 PASSWORD = "a password for the tests only"
 MASTER_KEY = secrets.token_urlsafe(48)
 SECRET = secrets.token_urlsafe(48)
+GATEWAY_KEY = secrets.token_urlsafe(48)
 
 
 def make_stack(directory: Path, **more: str) -> Stack:
@@ -21,6 +22,7 @@ def make_stack(directory: Path, **more: str) -> Stack:
     environ = {
         "ALLSOURCE_AUTH__MASTER_KEY": MASTER_KEY,
         "ALLSOURCE_AUTH__JWT_SECRET": SECRET,
+        "ALLSOURCE_GATEWAY__KEY": GATEWAY_KEY,
         "ALLSOURCE_BOOTSTRAP_ADMIN_USERNAME": "admin",
         "ALLSOURCE_BOOTSTRAP_ADMIN_PASSWORD": PASSWORD,
         **more,

@@ -22,6 +22,7 @@ def test_the_file_is_private_and_its_secrets_are_long(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     values = variables(path)
     assert len(values["ALLSOURCE_AUTH__MASTER_KEY"]) >= 48
+    assert len(values["ALLSOURCE_GATEWAY__KEY"]) >= 48
     assert len(values["ALLSOURCE_BOOTSTRAP_ADMIN_PASSWORD"]) >= 20
     assert list(tmp_path.iterdir()) == [path]
 

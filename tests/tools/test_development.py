@@ -6,6 +6,7 @@ from pathlib import Path
 from tools.development import prepare
 
 MASTER_KEY = "ALLSOURCE_AUTH__MASTER_KEY"
+GATEWAY_KEY = "ALLSOURCE_GATEWAY__KEY"
 PASSWORD = "ALLSOURCE_BOOTSTRAP_ADMIN_PASSWORD"
 
 
@@ -15,10 +16,10 @@ def mode(path: Path) -> int:
 
 def test_secrets_are_made_once_and_only_their_owner_reads_them(tmp_path: Path) -> None:
     first = prepare(tmp_path / "dev", config=None, environ={}, flags=[])
-    files = [Path(first.environ[f"{MASTER_KEY}_FILE"]), Path(first.environ[f"{PASSWORD}_FILE"])]
+    files = [Path(first.environ[f"{name}_FILE"]) for name in (MASTER_KEY, GATEWAY_KEY, PASSWORD)]
     secrets = [file.read_text() for file in files]
     assert mode(tmp_path / "dev") == 0o700
-    assert [mode(file) for file in files] == [0o600, 0o600]
+    assert [mode(file) for file in files] == [0o600] * 3
     assert all(len(secret) >= 32 for secret in secrets)
 
     files[0].chmod(0o644)
@@ -36,7 +37,12 @@ def test_the_environment_holds_where_the_secrets_are_not_the_secrets(tmp_path: P
 
 
 def test_what_the_user_set_in_the_environment_stays(tmp_path: Path) -> None:
-    environ = {MASTER_KEY: "mine", PASSWORD: "mine too", "ALLSOURCE_STORAGE__DATA_DIR": "elsewhere"}
+    environ = {
+        MASTER_KEY: "mine",
+        GATEWAY_KEY: "mine as well",
+        PASSWORD: "mine too",
+        "ALLSOURCE_STORAGE__DATA_DIR": "elsewhere",
+    }
     development = prepare(tmp_path, config=None, environ=environ, flags=[])
     assert development.environ == environ
     assert development.password_file is None

@@ -63,6 +63,12 @@ def test_a_key_is_described_with_its_range_and_as_a_secret() -> None:
     assert '| `mode` | `ALLSOURCE_AUTH__MODE` | `on`, `auto` | `"on"` | A mode. |' in page
 
 
+def test_a_key_that_the_other_service_reads_too_says_so() -> None:
+    page = PAGES["configuration.md"]()
+    assert "Read by: control plane; `key` also by the core." in page
+    assert page.count("`ALLSOURCE_GATEWAY__KEY`") == 1
+
+
 def test_a_setting_without_a_description_is_refused() -> None:
     with pytest.raises(ValueError, match="without a description"):
         configuration_page({"core": SilentSettings})

@@ -94,7 +94,7 @@ def sign_in(run: Run, password: str) -> str:
 
 def test_the_generated_admin_signs_in_at_the_configured_port_and_no_secret_is_shown(run: Run, tmp_path: Path) -> None:
     secrets = [path for path in (tmp_path / "dev").iterdir() if path.is_file()]
-    assert [stat.S_IMODE(path.stat().st_mode) for path in secrets] == [0o600, 0o600]
+    assert [stat.S_IMODE(path.stat().st_mode) for path in secrets] == [0o600] * 3
     assert stat.S_IMODE((tmp_path / "dev").stat().st_mode) == 0o700
     assert sign_in(run, (tmp_path / "dev" / "admin-password").read_text().strip())
     run.process.send_signal(signal.SIGINT)

@@ -12,7 +12,10 @@ from tools.stack import Stack, StackError, service_url
 
 from .processes import alive, wait_until
 
-SECRETS = {"ALLSOURCE_AUTH__MASTER_KEY": "kZ3vN8qTj1Wm5xRb7Lc0Yd9Hf2Gs6Pu4EaQi"}
+SECRETS = {
+    "ALLSOURCE_AUTH__MASTER_KEY": "kZ3vN8qTj1Wm5xRb7Lc0Yd9Hf2Gs6Pu4EaQi",
+    "ALLSOURCE_GATEWAY__KEY": "w3Nq8Zt1Kx6Vb0Lj5Rm9Yc4Hf7Dg2Pu5TiSo",
+}
 
 
 def status(url: str) -> int:

@@ -43,6 +43,7 @@ class BenchmarkServices:
         path = Path(self._directory.name)
         environ = {
             "ALLSOURCE_AUTH__MASTER_KEY": secrets.token_urlsafe(48),
+            "ALLSOURCE_GATEWAY__KEY": secrets.token_urlsafe(48),
             "ALLSOURCE_BOOTSTRAP_ADMIN_USERNAME": "admin",
             "ALLSOURCE_BOOTSTRAP_ADMIN_PASSWORD": self._password,
         }

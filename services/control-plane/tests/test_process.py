@@ -13,7 +13,7 @@ import pytest_asyncio
 
 from allsource_control_plane.server import free_address
 
-from .wire import OK, TOKEN, Gateway
+from .wire import GATEWAY_KEY, OK, TOKEN, Gateway
 
 pytestmark = pytest.mark.asyncio
 
@@ -66,6 +66,7 @@ async def start_process(core):
             stderr=asyncio.subprocess.PIPE,
             env={
                 **{name: value for name, value in os.environ.items() if not name.startswith("ALLSOURCE_")},
+                "ALLSOURCE_GATEWAY__KEY": GATEWAY_KEY,
                 **environment,
             },
         )
@@ -151,6 +152,20 @@ async def test_configuration_mistakes_are_all_listed_and_exit_with_2(start_proce
     lines = log.decode().splitlines()
     assert len(lines) == 3
     assert all(line.startswith("allsource-control-plane: ") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [("", "is not set"), ("hunter2" * 4, "is shorter than 32 bytes"), ("hunter2" * 8, "looks like a placeholder")],
+)
+async def test_without_a_key_that_nobody_guesses_it_does_not_start(start_process, key, message):
+    process = await start_process(ALLSOURCE_GATEWAY__KEY=key)
+    code, log = await process.end()
+    assert code == 2
+    (line,) = log.decode().splitlines()
+    assert line.startswith("allsource-control-plane: ALLSOURCE_GATEWAY__KEY ")
+    assert message in line
+    assert "hunter2" not in line
 
 
 async def test_every_request_is_logged_where_that_is_asked_for(start_process):

@@ -2,8 +2,9 @@
 
 A service describes its settings as a struct of sections, each a struct of keys with a default, a range and a
 description (`msgspec.Meta`). Every section of either service may stand in the file and the environment; a service
-reads its own and knows the other's by name, so one file and one environment serve both. A name that nobody knows is
-refused, and all mistakes are reported at once.
+reads its own and knows the other's by name, so one file and one environment serve both. What a service needs of a
+section of the other one it declares as a `SectionPart`. A name that nobody knows is refused, and all mistakes are
+reported at once.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ __all__ = [
     "PREFIX",
     "SECTIONS",
     "ConfigurationError",
+    "SectionPart",
     "argument_parser",
     "describe_keys",
     "is_secret",
@@ -55,6 +57,10 @@ _PLAIN_NAMES: Final = frozenset(
 
 SettingsT = TypeVar("SettingsT", bound=msgspec.Struct)
 Sections = dict[str, dict[str, Any]]
+
+
+class SectionPart(msgspec.Struct, frozen=True):
+    """The keys that a service reads of a section that is the other service's; it passes over the others of it."""
 
 
 class ConfigurationError(Exception):
@@ -142,6 +148,8 @@ def _put(
         return
     keys = _keys(struct)
     if key not in keys:
+        if issubclass(struct, SectionPart):
+            return
         problems.append(f"{source}: {section} has no key {key!r}; it has {', '.join(sorted(keys))}")
         return
     try:

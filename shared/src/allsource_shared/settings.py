@@ -7,10 +7,23 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
-__all__ = ["Host", "LoggingSettings", "MetricsSettings", "Port"]
+from allsource_shared.tokens import SECRET_BYTES_MIN
+
+__all__ = ["GatewayKey", "Host", "LoggingSettings", "MetricsSettings", "Port"]
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Host = Annotated[str, Meta(min_length=1, max_length=255)]
+GatewayKey = Annotated[
+    str,
+    Meta(
+        extra={"secret": True},
+        pattern="^[!-~]*$",  # it travels in a header
+        description=(
+            f"By which the core knows its gateways: at least {SECRET_BYTES_MIN} bytes, random, the same for both "
+            "services. A gateway needs it; a core without it has no gateways."
+        ),
+    ),
+]
 
 
 class LoggingSettings(msgspec.Struct, frozen=True):

@@ -15,7 +15,7 @@ import uvloop
 from allsource_control_plane.health import SERVICE
 from allsource_control_plane.server import ListenError, serve
 from allsource_control_plane.settings import ControlPlaneSettings
-from allsource_shared.configuration import ConfigurationError, argument_parser, load_settings
+from allsource_shared.configuration import ConfigurationError, argument_parser, load_settings, read_dev_mode
 from allsource_shared.logs import configure_logging
 
 __all__ = ["main"]
@@ -32,6 +32,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = load_settings(
             ControlPlaneSettings, config_path=options.config, environ=os.environ, flags=options.flags
         )
+        settings.check(dev_mode=read_dev_mode(os.environ))
     except ConfigurationError as error:
         for problem in error.problems:
             sys.stderr.write(f"{SERVICE}: {problem}\n")

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final
 
 import msgspec
 from msgspec import Meta
 
-from allsource_shared.settings import Host, LoggingSettings, MetricsSettings, Port
+from allsource_shared.configuration import ConfigurationError, variable_name
+from allsource_shared.secret_strength import SECRET_HINT, weaknesses
+from allsource_shared.settings import GatewayKey, Host, LoggingSettings, MetricsSettings, Port
 
 __all__ = ["ControlPlaneSettings", "GatewaySettings"]
 
+_KEY: Final = variable_name("gateway", "key")
 _CORE_URL = r"^https?://[^/?#@\s]+$"
 
 
@@ -23,6 +26,7 @@ class GatewaySettings(msgspec.Struct, frozen=True):
         str,
         Meta(pattern=_CORE_URL, description="Where the core is: scheme, host and port, nothing after them."),
     ] = "http://127.0.0.1:8080"
+    key: GatewayKey = ""
     connect_timeout_ms: Annotated[
         int,
         Meta(ge=10, le=60_000, description="How long a connection to the core may take to open, in milliseconds."),
@@ -103,6 +107,9 @@ class GatewaySettings(msgspec.Struct, frozen=True):
         Meta(ge=0, le=3600, description="How long requests under way may take to finish at shutdown, in seconds."),
     ] = 10
 
+    def __repr__(self) -> str:
+        return f"GatewaySettings(host={self.host!r}, port={self.port}, core_url={self.core_url!r})"
+
 
 class ControlPlaneSettings(msgspec.Struct, frozen=True):
     """Every section that this service reads."""
@@ -110,3 +117,20 @@ class ControlPlaneSettings(msgspec.Struct, frozen=True):
     gateway: GatewaySettings = GatewaySettings()
     logging: LoggingSettings = LoggingSettings()
     metrics: MetricsSettings = MetricsSettings()
+
+    def check(self, *, dev_mode: bool) -> None:
+        """Refuse what can't be served with.
+
+        Args:
+            dev_mode: allow a short or guessable key.
+
+        Raises:
+            ConfigurationError: naming the setting and how to make a good value.
+        """
+        key = self.gateway.key
+        if not key:
+            problem = "is not set: without it the gateway can't ask the core whose a credential is"
+            raise ConfigurationError([f"{_KEY} (or …_FILE) {problem}; give both services the same; {SECRET_HINT}"])
+        problems = [] if dev_mode else list(weaknesses(_KEY, key))
+        if problems:
+            raise ConfigurationError(problems)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal
@@ -10,20 +9,16 @@ from typing import Annotated, Final, Literal
 import msgspec
 from msgspec import Meta
 
-from allsource_shared.configuration import ConfigurationError, read_secret, variable_name
-from allsource_shared.settings import Host, LoggingSettings, MetricsSettings, Port
+from allsource_shared.configuration import ConfigurationError, SectionPart, read_secret, variable_name
+from allsource_shared.secret_strength import SECRET_HINT, weaknesses
+from allsource_shared.settings import GatewayKey, Host, LoggingSettings, MetricsSettings, Port
 from allsource_shared.tokens import SECRET_BYTES_MIN
 
-__all__ = ["AuthSettings", "BootstrapAdmin", "CoreSettings", "ServerSettings", "StorageSettings"]
+__all__ = ["AuthSettings", "BootstrapAdmin", "CoreSettings", "GatewayAccess", "ServerSettings", "StorageSettings"]
 
 _MASTER_KEY: Final = variable_name("auth", "master_key")
 _JWT_SECRET: Final = variable_name("auth", "jwt_secret")
-_SECRET_HINT: Final = "make one with: python3 -c 'import secrets; print(secrets.token_urlsafe(48))'"  # noqa: S105 - advice
-_DISTINCT_CHARACTERS_MIN: Final = 10
-"""48 random characters of base64 have 25 to 40 distinct ones, 64 random hex digits hardly ever fewer than 12."""
-_PLACEHOLDER: Final = re.compile(
-    "change.?me|secret|password|default|example|allsource|12345678|abcdefgh", re.IGNORECASE
-)
+_GATEWAY_KEY: Final = variable_name("gateway", "key")
 
 
 class ServerSettings(msgspec.Struct, frozen=True):
@@ -189,12 +184,19 @@ class AuthSettings(msgspec.Struct, frozen=True):
     ] = 64
 
 
+class GatewayAccess(SectionPart, frozen=True):
+    """How the core knows its gateways."""
+
+    key: GatewayKey = ""
+
+
 class CoreSettings(msgspec.Struct, frozen=True):
     """Every section that the core reads."""
 
     server: ServerSettings
     storage: StorageSettings
     auth: AuthSettings
+    gateway: GatewayAccess
     logging: LoggingSettings
     metrics: MetricsSettings
 
@@ -210,10 +212,11 @@ class CoreSettings(msgspec.Struct, frozen=True):
         """
         problems = []
         if not self.auth.master_key:
-            problems.append(f"{_MASTER_KEY} (or …_FILE) is not set; {_SECRET_HINT}")
+            problems.append(f"{_MASTER_KEY} (or …_FILE) is not set; {SECRET_HINT}")
         if not dev_mode:
-            problems += _weaknesses(_MASTER_KEY, self.auth.master_key)
-            problems += _weaknesses(_JWT_SECRET, self.auth.jwt_secret)
+            problems += weaknesses(_MASTER_KEY, self.auth.master_key)
+            problems += weaknesses(_JWT_SECRET, self.auth.jwt_secret)
+            problems += weaknesses(_GATEWAY_KEY, self.gateway.key)
         problems += self._misplaced(environ, config_path)
         if problems:
             raise ConfigurationError(problems)
@@ -233,16 +236,6 @@ class CoreSettings(msgspec.Struct, frozen=True):
                 and config_path.resolve().is_relative_to(data_dir)
             ):
                 yield f"{name} is set in {config_path}, which is inside storage.data_dir; keep it elsewhere"
-
-
-def _weaknesses(name: str, secret: str) -> Iterator[str]:
-    """Why a secret that is set, under the name of its variable, can be guessed."""
-    if not secret:
-        return
-    if len(secret.encode()) < SECRET_BYTES_MIN:
-        yield f"{name} is shorter than {SECRET_BYTES_MIN} bytes; {_SECRET_HINT}"
-    elif len(set(secret)) < _DISTINCT_CHARACTERS_MIN or _PLACEHOLDER.search(secret) is not None:
-        yield f"{name} looks like a placeholder, not like chance; {_SECRET_HINT}"
 
 
 class BootstrapAdmin(msgspec.Struct, frozen=True):

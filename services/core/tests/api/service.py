@@ -22,6 +22,7 @@ from allsource_shared.tokens import SigningKey, TokenSigner
 
 SECRET = "kZ3vN8qTj1Wm5xRb7Lc0Yd9Hf2Gs6Pu4EaQi"  # signs the tokens of the tests, and nothing else
 MASTER_KEY = "vT4mQ9wLc2Zr7Nd0Xk5Bf8Yh1Gs6Pj3Ue"
+GATEWAY_KEY = "w3Nq8Zt1Kx6Vb0Lj5Rm9Yc4Hf7Dg2Pu5TiSo"
 ADMIN = "root@example.org"
 PASSWORD = "correct horse battery staple"
 
@@ -80,6 +81,7 @@ class Core:
             **{name: value for name, value in os.environ.items() if not name.startswith("ALLSOURCE_")},
             "ALLSOURCE_AUTH__MASTER_KEY": MASTER_KEY,
             "ALLSOURCE_AUTH__JWT_SECRET": SECRET,
+            "ALLSOURCE_GATEWAY__KEY": GATEWAY_KEY,
             "ALLSOURCE_SERVER__PORT": "0",
             "ALLSOURCE_STORAGE__DATA_DIR": str(self.data),
             "ALLSOURCE_BOOTSTRAP_ADMIN_USERNAME": ADMIN,

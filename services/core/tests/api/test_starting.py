@@ -32,6 +32,9 @@ REFUSED: dict[str, tuple[dict[str, str | None], str]] = {
     "placeholder": ({"ALLSOURCE_AUTH__JWT_SECRET": "changeme-" * 5}, "looks like a placeholder"),
     "secret of one letter": ({"ALLSOURCE_AUTH__JWT_SECRET": "a" * 44}, "looks like a placeholder"),
     "short secret": ({"ALLSOURCE_AUTH__JWT_SECRET": "hunter2" * 4}, "is shorter than 32 bytes"),
+    "short gateway key": ({"ALLSOURCE_GATEWAY__KEY": "hunter2" * 4}, "ALLSOURCE_GATEWAY__KEY is shorter than 32 bytes"),
+    "gateway key of few letters": ({"ALLSOURCE_GATEWAY__KEY": "hunter2" * 8}, "looks like a placeholder"),
+    "gateway key twice": ({"ALLSOURCE_GATEWAY__KEY_FILE": "/nope"}, "are both set"),
     "secret file missing": (
         {"ALLSOURCE_AUTH__JWT_SECRET": None, "ALLSOURCE_AUTH__JWT_SECRET_FILE": "/nope"},
         "ALLSOURCE_AUTH__JWT_SECRET_FILE",
@@ -79,6 +82,11 @@ def test_development_mode_allows_short_secrets(start: Start):
     token = sign_in(core).json()["token"]
     with core.client({"Authorization": f"Bearer {token}"}) as client:
         assert client.get(QUERY).status_code == 200
+
+
+def test_other_keys_of_the_gateways_section_are_passed_over(start: Start):
+    environ = {"ALLSOURCE_GATEWAY__PORT": "no number", "ALLSOURCE_GATEWAY__KEY": None}
+    assert start(environ=environ, flags=["--set", "gateway.host=x"]).ready()
 
 
 def test_development_mode_still_needs_a_master_key(start: Start):
