@@ -47,13 +47,15 @@ A caller without a credential gets 401, one without the permission 403.
 
 """
 
+_FORWARDED: Final = "The gateway has them all under the same paths, those below `/internal` aside."
+
 _ACCESS: Final = {
     Access.PUBLIC: "nothing",
     Access.CONFIGURED: "nothing, or `metrics` if `metrics.public` is false",
     Access.ANY: "any credential",
     Access.USER: "a signed-in user; no API key",
     Access.OWN_TENANT: "any credential for the own tenant, `manage_tenants` for others",
-    Access.GATEWAY: "the key of the gateway",
+    Access.GATEWAY: "the key of a gateway",
 }
 
 
@@ -79,7 +81,13 @@ def permissions_page() -> str:
     for role, permissions in ROLE_PERMISSIONS.items():
         marks = ["✓" if permission in permissions else " " for permission in Permission]
         lines.append(f"| `{role}` | " + " | ".join(marks) + " |")
-    lines += ["", "## Routes of the core", "", "The gateway has them all, under the same paths.", ""]
+    lines += [
+        "",
+        "## Routes of the core",
+        "",
+        _FORWARDED,
+        "",
+    ]
     lines += _route_table(CORE_ROUTES)
     lines += ["", "## Routes of the gateway's own", "", "Where both services have a route, the gateway's wins.", ""]
     lines += _route_table(GATEWAY_ROUTES)

@@ -21,6 +21,7 @@ from allsource_core.api.bodies import Bodies
 from allsource_core.api.call import Call, Handler
 from allsource_core.api.dispatcher import Dispatcher
 from allsource_core.api.http_server import HttpServer
+from allsource_core.api.internal import InternalRoutes
 from allsource_core.api.lifecycle import Lifecycle
 from allsource_core.api.metrics import CoreMetrics
 from allsource_core.api.operations import OperationRoutes
@@ -145,13 +146,16 @@ class _Services:
         routes = (
             SigningKeyRoutes(ring, self.facts),
             *self._user_routes(settings, bodies, authenticator.identify, key_routes),
-            SessionRoutes(self.sign_in, self.sessions, bodies, lambda request: caller_address(request, "")),
+            SessionRoutes(
+                self.sign_in, self.sessions, bodies, lambda request: caller_address(request, settings.gateway.key)
+            ),
             key_routes,
             AppendRoutes(store, bodies, metrics),
             ReadRoutes(store, metrics),
             RemovalRoutes(store),
             RetentionRoutes(store, bodies),
             *self._tenant_routes(store, bodies),
+            InternalRoutes(authenticator.introspect, self.changes, bodies),
         )
         self.handlers: dict[str, Handler] = {}
         for group in routes:
@@ -235,7 +239,7 @@ async def serve(
     log = structlog.get_logger()
     # It gets its keys when they have been read.
     verifier = TokenVerifier([], issuer=settings.auth.jwt_issuer, audience=settings.auth.jwt_audience)
-    authenticator = Authenticator(verifier, metrics_public=settings.metrics.public)
+    authenticator = Authenticator(verifier, metrics_public=settings.metrics.public, gateway_key=settings.gateway.key)
     lifecycle = Lifecycle(authenticator, data_dir=settings.storage.data_dir, durability=settings.storage.durability)
     metrics = CoreMetrics()
     dispatcher = Dispatcher(CORE_ROUTES, authenticator, lifecycle, metrics, log_requests=settings.logging.requests)
@@ -270,6 +274,8 @@ async def serve(
     finally:
         log.info("stopping")
         lifecycle.stopping()
+        if services is not None:
+            services.changes.wake()
         if store is not None:
             store.end_waits()
         if services is not None:

@@ -6,29 +6,13 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import Callable
-from typing import Final, Literal
+from typing import Final
 
-import msgspec
+from allsource_shared.wire.internal import Change, ChangeKind
 
 __all__ = ["Change", "ChangeKind", "Changes"]
 
-ChangeKind = Literal["user", "api_key", "session", "tenant", "signing_keys"]
-
 _KEPT_MAX: Final = 10_000
-
-
-class Change(msgspec.Struct, frozen=True):
-    """Something that is no longer as it was.
-
-    Attributes:
-        revision: counts changes, from 1.
-        kind: what it is.
-        id: which one; empty for the signing keys, which change together.
-    """
-
-    revision: int
-    kind: ChangeKind
-    id: str
 
 
 class Changes:

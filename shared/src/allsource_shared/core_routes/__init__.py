@@ -6,6 +6,7 @@ from typing import Final
 
 from allsource_shared.core_routes.api_keys import API_KEY_ROUTES
 from allsource_shared.core_routes.events import EVENT_ROUTES
+from allsource_shared.core_routes.internal import INTERNAL_ROUTES
 from allsource_shared.core_routes.operations import OPERATION_ROUTES
 from allsource_shared.core_routes.problem_sets import API_PREFIX
 from allsource_shared.core_routes.removal import REMOVAL_ROUTES
@@ -29,5 +30,6 @@ CORE_ROUTES: Final = RouteTable(
         *EVENT_ROUTES,
         *REMOVAL_ROUTES,
         *OPERATION_ROUTES,
+        *INTERNAL_ROUTES,
     ]
 )

@@ -9,12 +9,14 @@ __all__ = [
     "APPEND_PROBLEMS",
     "BATCH_PROBLEMS",
     "CHANGE_PROBLEMS",
+    "INTERNAL_PREFIX",
     "READ_PROBLEMS",
     "REMOVAL_PROBLEMS",
     "REPLACE_PROBLEMS",
 ]
 
 API_PREFIX: Final = "/api/v1"
+INTERNAL_PREFIX: Final = "/internal/v1"
 
 APPEND_PROBLEMS: Final = (
     "invalid_event",

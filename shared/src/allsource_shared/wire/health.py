@@ -82,7 +82,12 @@ class Readiness(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class CoreState(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The core as the gateway sees it."""
+    """The core as the gateway sees it.
+
+    Attributes:
+        reasons: as the core gives them; ``unreachable``, ``invalid_answer``, and ``gateway_key_refused`` where it knows
+            another ``gateway.key`` than the gateway, or none.
+    """
 
     status: HealthStatus
     version: str | None = None

@@ -8,9 +8,10 @@ from typing import Final
 
 from aiohttp.web import BaseRequest
 
-__all__ = ["FORWARDED_HEADER", "GATEWAY_KEY_HEADER", "caller_address"]
+from allsource_shared.wire.internal import GATEWAY_KEY_HEADER
 
-GATEWAY_KEY_HEADER: Final = "X-Gateway-Key"
+__all__ = ["FORWARDED_HEADER", "caller_address", "is_of_gateway"]
+
 FORWARDED_HEADER: Final = "X-Forwarded-For"
 
 
@@ -27,7 +28,7 @@ def caller_address(request: BaseRequest, gateway_key: str) -> str:
     Returns:
         An address of IPv4 or IPv6; empty where the connection has none.
     """
-    if _is_of_gateway(request, gateway_key):
+    if is_of_gateway(request, gateway_key):
         forwarded = request.headers.getall(FORWARDED_HEADER, [])
         named = _address(forwarded[-1].rpartition(",")[2].strip()) if forwarded else None
         if named is not None:
@@ -35,7 +36,8 @@ def caller_address(request: BaseRequest, gateway_key: str) -> str:
     return _address(request.remote or "") or ""
 
 
-def _is_of_gateway(request: BaseRequest, gateway_key: str) -> bool:
+def is_of_gateway(request: BaseRequest, gateway_key: str) -> bool:
+    """Whether a gateway of ours sent a request, for itself or for somebody else; arguments as of `caller_address`."""
     if not gateway_key:
         return False
     keys = request.headers.getall(GATEWAY_KEY_HEADER, [])

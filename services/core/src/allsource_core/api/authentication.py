@@ -6,8 +6,10 @@ from typing import Final
 
 from aiohttp.web import BaseRequest
 
+from allsource_core.api.addresses import is_of_gateway
 from allsource_core.api.tenants import check_tenant
 from allsource_core.identity.principals import Principal
+from allsource_shared.access import check_access
 from allsource_shared.permissions import ROLE_PERMISSIONS, Permission
 from allsource_shared.problems import ApiError
 from allsource_shared.routes import Access, Route
@@ -24,14 +26,16 @@ class Authenticator:
     Args:
         verifier: of access tokens.
         metrics_public: whether `Access.CONFIGURED` routes are open to everybody.
+        gateway_key: that gateways send; empty where there are none.
     """
 
-    def __init__(self, verifier: TokenVerifier, *, metrics_public: bool) -> None:
+    def __init__(self, verifier: TokenVerifier, *, metrics_public: bool, gateway_key: str) -> None:
+        self._gateway_key = gateway_key
         self._verifier = verifier
         self._metrics_public = metrics_public
 
     def admit(self, request: BaseRequest, route: Route) -> Principal | None:
-        """The principal of a request if it may call the route; None on a public one.
+        """The principal of a request if it may call the route; None on a public one, and for a gateway.
 
         Raises:
             ApiError: ``unauthorized``, ``forbidden``, ``reserved_tenant``, ``bad_header``, ``not_found``.
@@ -39,17 +43,10 @@ class Authenticator:
         needed = route.access
         if needed is Access.PUBLIC or (needed is Access.CONFIGURED and self._metrics_public):
             return None
+        if needed is Access.GATEWAY and is_of_gateway(request, self._gateway_key):
+            return None
         principal = self.identify(request)
-        if needed in (Access.ANY, Access.OWN_TENANT):
-            # Which tenant is asked about stands in the path, which the handler reads.
-            return principal
-        if needed is Access.USER:
-            if principal.kind != "user":
-                raise ApiError("forbidden", "an API key may not do this: sign in")
-            return principal
-        permission = needed if isinstance(needed, Permission) else Permission.METRICS
-        if permission not in principal.permissions:
-            raise ApiError("forbidden", f"the role {principal.role} lacks the permission {permission}")
+        check_access(needed, principal)
         return principal
 
     def identify(self, request: BaseRequest) -> Principal:
@@ -59,12 +56,21 @@ class Authenticator:
             ApiError: ``unauthorized``, ``reserved_tenant``; for ``X-Tenant-ID`` also ``bad_header``, ``forbidden``,
                 ``not_found``.
         """
-        claims = self._verifier.verify(_credential(request))
-        if claims.tenant_id.startswith("_"):
-            raise ApiError("reserved_tenant", "the access token names a reserved tenant")
         named = request.headers.getall(_TENANT_HEADER, [])
+        principal, _ = self.introspect(_credential(request), named[0] if named else None)
         if len(named) > 1:
             raise ApiError("bad_header", f"there is more than one {_TENANT_HEADER} header")
+        return principal
+
+    def introspect(self, credential: str, tenant_id: str | None) -> tuple[Principal, float]:
+        """The principal of a credential, in the tenant that is named with it; and when it expires.
+
+        Raises:
+            ApiError: as `identify`.
+        """
+        claims = self._verifier.verify(credential)
+        if claims.tenant_id.startswith("_"):
+            raise ApiError("reserved_tenant", "the access token names a reserved tenant")
         principal = Principal(
             kind="user",
             user_id=claims.sub,
@@ -74,9 +80,9 @@ class Authenticator:
             tenant_id=claims.tenant_id,
             session_id=claims.session_id,
         )
-        if named:
-            check_tenant(named[0], principal, where=_TENANT_HEADER)
-        return principal
+        if tenant_id is not None:
+            check_tenant(tenant_id, principal, where=_TENANT_HEADER)
+        return principal, claims.exp
 
     def may_see_figures(self, request: BaseRequest) -> bool:
         """Whether a request to a public route bears a credential with the permission `metrics`."""

@@ -142,8 +142,9 @@ class Dispatcher:
     def _finish(self, method: str, operation: str, status: int, seconds: float) -> None:
         method = method if method in _METHODS else "other"
         self._metrics.answered(operation, method, status, seconds)
-        # Probes come every second; what they find while the store recovers is in its own log lines.
-        if status >= self._log_from_status and not operation.startswith("health"):
+        # Probes come every second; what they find while the store recovers is in its own log lines. Gateways ask for
+        # changes three times a second.
+        if status >= self._log_from_status and not operation.startswith("health") and operation != "changes":
             structlog.get_logger().info(
                 "request",
                 operation=operation,
