@@ -11,7 +11,7 @@ from allsource_control_plane.app import open_gateway
 from allsource_control_plane.server import create_server, free_address, wait_until_accepting
 from allsource_control_plane.settings import ControlPlaneSettings, GatewaySettings
 
-from .wire import FakeCore, Gateway
+from .wire import GATEWAY_KEY, FakeCore, Gateway
 
 
 def pytest_asyncio_loop_factories(config, item):
@@ -35,7 +35,8 @@ async def start_gateway(core):
 
     async def start(**settings):
         _, port = free_address("127.0.0.1", 0)
-        gateway = GatewaySettings(port=port, core_url=f"http://127.0.0.1:{core.port}", **settings)
+        settings = {"key": GATEWAY_KEY, "core_url": f"http://127.0.0.1:{core.port}", **settings}
+        gateway = GatewaySettings(port=port, **settings)
         opened = open_gateway(ControlPlaneSettings(gateway=gateway))
         entry = await opened.__aenter__()
         server = create_server(entry, "127.0.0.1", port, gateway)

@@ -104,7 +104,15 @@ async def test_hop_by_hop_headers_and_claims_about_the_client_are_dropped(gatewa
     await gateway.ask("GET", QUERY, TOKEN + dropped + b"X-Custom: kept\r\nx-custom: twice\r\n")
     request = core.requests[0]
     names = {name for name, _ in request.headers}
-    assert names == {b"host", b"authorization", b"x-custom", b"x-request-id", b"traceparent", b"x-forwarded-for"}
+    assert names == {
+        b"host",
+        b"authorization",
+        b"x-custom",
+        b"x-request-id",
+        b"traceparent",
+        b"x-forwarded-for",
+        b"x-gateway-key",
+    }
     assert request.values(b"x-custom") == [b"kept", b"twice"]
     assert request.values(b"x-forwarded-for") == [b"127.0.0.1"]
     assert request.values(b"host") == [b"127.0.0.1:%d" % core.port]

@@ -7,15 +7,16 @@ import asyncio
 import msgspec
 import pytest
 from openapi_spec_validator import validate
-from prometheus_client.parser import text_string_to_metric_families
 from structlog.testing import capture_logs
 
 from allsource_control_plane.gateway.forwarder import Forwarder
-from allsource_control_plane.settings import ControlPlaneSettings
+from allsource_control_plane.settings import ControlPlaneSettings, GatewaySettings
 from allsource_shared.configuration import describe_keys
 from allsource_shared.core_routes import CORE_ROUTES
+from allsource_shared.routes import Access
 from allsource_shared.wire.health import GatewayHealth
 
+from .figures import figures
 from .wire import TOKEN, answer_with
 
 QUERY = b"/api/v1/events/query"
@@ -36,24 +37,12 @@ async def health(gateway) -> GatewayHealth:
     return msgspec.json.decode(answer.body, type=GatewayHealth)
 
 
-async def figures(gateway) -> dict[str, float]:
-    answer = await gateway.ask("GET", b"/metrics", b"")
-    assert answer.status == 200
-    assert answer.values(b"content-type") == [b"text/plain; version=0.0.4; charset=utf-8"]
-    found = {}
-    for family in text_string_to_metric_families(answer.body.decode()):
-        for sample in family.samples:
-            labels = ",".join(f"{name}={value}" for name, value in sorted(sample.labels.items()))
-            found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
-    return found
-
-
 @pytest.mark.asyncio
 async def test_health_is_healthy_while_the_core_is(gateway, core):
     core.behaviour = health_answer(b"healthy")
     report = await health(gateway)
     assert (report.status, report.core.status, report.core.version) == ("healthy", "healthy", "9.9")
-    assert (report.service, report.features) == ("allsource-control-plane", ["gateway", "login"])
+    assert (report.service, report.features) == ("allsource-control-plane", ["gateway", "login", "authentication"])
 
 
 @pytest.mark.asyncio
@@ -135,7 +124,8 @@ async def test_document_is_valid_and_covers_what_is_reachable(gateway):
     assert answer.values(b"content-type") == [b"application/json"]
     document = msgspec.json.decode(answer.body)
     validate(document)
-    assert {route.path for route in CORE_ROUTES} <= set(document["paths"])
+    assert {route.path for route in CORE_ROUTES if route.access is not Access.GATEWAY} <= set(document["paths"])
+    assert not any(path.startswith("/internal") for path in document["paths"])
     health_schema = document["paths"]["/health"]["get"]["responses"]["200"]["content"]["application/json"]["schema"]
     assert health_schema == {"$ref": "#/components/schemas/GatewayHealth"}
     for methods in document["paths"].values():
@@ -195,6 +185,10 @@ def test_nothing_internal_is_ever_reachable():
     ]
     merged = merge_routes(GATEWAY_ROUTES, RouteTable(rows))
     assert [route.path for route in merged if route not in list(GATEWAY_ROUTES)] == ["/internals"]
+
+
+def test_settings_do_not_show_their_key():
+    assert "hunter2" not in repr(ControlPlaneSettings(gateway=GatewaySettings(key="hunter2")))
 
 
 def test_every_setting_says_what_it_is():

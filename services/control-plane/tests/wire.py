@@ -6,7 +6,15 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import parse_qsl
 
+import msgspec
+
+from allsource_shared.permissions import Permission
+from allsource_shared.problems import ApiError
+
+GATEWAY_KEY = "w3Nq8Zt1Kx6Vb0Lj5Rm9Yc4Hf7Dg2Pu5TiSo"
 TOKEN = b"Authorization: Bearer ask_0123456789abcdef\r\n"
 OK = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r\n\r\n{"ok":true}'
 
@@ -51,8 +59,6 @@ class Answer:
     @property
     def problem(self) -> str:
         assert self.values(b"content-type") == [b"application/problem+json"], self.body
-        import msgspec
-
         return msgspec.json.decode(self.body)["error"]
 
 
@@ -121,12 +127,111 @@ def answer_with(data: bytes, *, close: bool = True) -> Behaviour:
 
 
 @dataclass
+class InternalRoutes:
+    """What the core tells its gateways: every credential is an administrator's unless a test says otherwise.
+
+    Attributes:
+        principal: of the credentials that are good; its fields of the wire.
+        refused: credential to the code of the refusal, for those that aren't.
+        asked: what was introspected, as (credential, tenant).
+        instance, revision, changes: that the feed tells; use `change`.
+        unavailable: code of the problem that is the answer to everything; empty where it serves.
+        silent: nothing is answered, as by a core that hangs.
+        held: introspections are judged, but wait for this before they are answered.
+        key: that is accepted.
+    """
+
+    principal: dict[str, Any] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+    asked: list[tuple[str, str | None]] = field(default_factory=list)
+    instance: str = "one"
+    revision: int = 0
+    changes: list[dict[str, Any]] = field(default_factory=list)
+    polls: int = 0
+    unavailable: str = ""
+    silent: bool = False
+    held: asyncio.Event | None = None
+    key: str = GATEWAY_KEY
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def change(self, kind: str, id_: str = "") -> None:
+        """Publish a change."""
+        self.revision += 1
+        self.changes.append({"revision": self.revision, "kind": kind, "id": id_})
+        self.changed.set()
+
+    def restart(self, instance: str) -> None:
+        """Be another process from now on."""
+        self.instance, self.revision, self.changes = instance, 0, []
+        self.changed.set()
+
+    async def answer(self, connection: CoreConnection) -> None:
+        received = connection.received
+        body = await connection.read_body()
+        if self.silent:
+            await connection.reader.read()
+            return
+        if self.unavailable:
+            data = msgspec.json.encode(ApiError(self.unavailable, "as the core says").to_problem("r"))
+            await connection.send(b"HTTP/1.1 503 Starting\r\nContent-Length: %d\r\n\r\n%s" % (len(data), data))
+            return
+        if received.values(b"x-gateway-key") != [self.key.encode()]:
+            await connection.send(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 2\r\n\r\n{}")
+            return
+        if received.target == b"/internal/v1/introspect":
+            answer = self._introspect(msgspec.json.decode(body))
+            if self.held is not None:
+                await self.held.wait()
+        else:
+            answer = await self._tell(dict(parse_qsl(received.target.partition(b"?")[2].decode())))
+            if self.silent:
+                return
+        data = msgspec.json.encode(answer)
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(data), data))
+
+    def _introspect(self, asked: dict[str, Any]) -> dict[str, Any]:
+        credential = asked["credential"]
+        self.asked.append((credential, asked["tenant"]))
+        answer: dict[str, Any] = {"instance": self.instance, "revision": self.revision}
+        if code := self.refused.get(credential):
+            return {**answer, "principal": None, "problem": {"error": code, "detail": "as the core says"}}
+        principal = {
+            "kind": "user",
+            "user_id": "u-1",
+            "username": "ann",
+            "role": "admin",
+            "permissions": sorted(Permission),
+            "tenant_id": asked["tenant"] or "default",
+            "key_id": "",
+            "session_id": "s-1",
+            "must_change_password": False,
+            "expires_at": None,
+            **self.principal,
+        }
+        return {**answer, "principal": principal, "problem": None}
+
+    async def _tell(self, known: dict[str, str]) -> dict[str, Any]:
+        self.polls += 1
+        reset = known.get("instance") != self.instance
+        after = int(known["after"])
+        if not reset and after == self.revision:
+            self.changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(int(known["wait_ms"]) / 1000):
+                    await self.changed.wait()
+            reset = known.get("instance") != self.instance
+        changes = [] if reset else [change for change in self.changes if change["revision"] > after]
+        return {"instance": self.instance, "revision": self.revision, "changes": changes, "reset": reset}
+
+
+@dataclass
 class FakeCore:
     """Listens where the gateway looks for the core."""
 
     behaviour: Behaviour = answer_ok
     requests: list[Received] = field(default_factory=list)
     connections: int = 0
+    internal: InternalRoutes = field(default_factory=InternalRoutes)
     port: int = 0
     server: asyncio.Server | None = None
     writers: set[asyncio.StreamWriter] = field(default_factory=set)
@@ -148,14 +253,19 @@ class FakeCore:
             self.server = None
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.connections += 1
         self.writers.add(writer)
         task = asyncio.current_task()
         assert task is not None
         self.tasks.add(task)
         try:
+            counted = False
             while not writer.is_closing():
                 received = Received(await reader.readuntil(b"\r\n\r\n"))
+                if received.target.startswith(b"/internal"):
+                    await self.internal.answer(CoreConnection(received, reader, writer))
+                    continue
+                self.connections += not counted
+                counted = True
                 self.requests.append(received)
                 await self.behaviour(CoreConnection(received, reader, writer))
         except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):

@@ -8,6 +8,7 @@ from typing import Final
 
 import msgspec
 
+from allsource_control_plane.gateway.change_feed import ChangeFeed
 from allsource_control_plane.gateway.core_client import CoreCallError, CoreClient
 from allsource_shared import __version__
 from allsource_shared.wire.health import CoreHealth, CoreState, GatewayHealth
@@ -16,7 +17,7 @@ __all__ = ["FEATURES", "SERVICE", "CoreProbe", "HealthReport"]
 
 SERVICE: Final = "allsource-control-plane"
 
-FEATURES: Final = ("gateway", "login")
+FEATURES: Final = ("gateway", "login", "authentication")
 """What this gateway can do now."""
 
 _CACHED_SECONDS: Final = 1.0
@@ -62,10 +63,12 @@ class HealthReport:
 
     Args:
         probe: how the core is.
+        feed: whether it accepts this gateway.
         now: monotonic seconds.
     """
 
-    def __init__(self, probe: CoreProbe, now: Callable[[], float]) -> None:
+    def __init__(self, probe: CoreProbe, feed: ChangeFeed, now: Callable[[], float]) -> None:
+        self._feed = feed
         self._probe = probe
         self._now = now
         self._started_at = now()
@@ -73,6 +76,8 @@ class HealthReport:
     async def report(self) -> GatewayHealth:
         """The gateway is as well as what it can do: ``degraded`` unless the core is healthy."""
         core = await self._probe.state()
+        if self._feed.key_refused:
+            core = msgspec.structs.replace(core, status="degraded", reasons=[*core.reasons, "gateway_key_refused"])
         return GatewayHealth(
             status="healthy" if core.status == "healthy" else "degraded",
             service=SERVICE,

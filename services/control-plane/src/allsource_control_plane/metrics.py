@@ -5,7 +5,8 @@ Labels come from the route table and from fixed lists only, so that no client ca
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Callable
+from typing import Final, Literal
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 
@@ -24,6 +25,7 @@ class GatewayMetrics:
 
     Attributes:
         requests_in_progress: requests that are being answered now.
+        credential_cache_hits: requests whose credential was known; the others are asked for at the core.
         core_up: 1 while the core is healthy, else 0; as its last probe found it.
     """
 
@@ -49,6 +51,15 @@ class GatewayMetrics:
             f"{_PREFIX}_core_errors", "Calls to the core that failed.", ("reason",), registry=self._registry
         )
         self.core_up = Gauge(f"{_PREFIX}_core_up", "Whether the core is healthy.", registry=self._registry)
+        self._introspections = Counter(
+            f"{_PREFIX}_introspections",
+            "Credentials that the core was asked about: accepted, refused, or failed where it gave no answer.",
+            ("outcome",),
+            registry=self._registry,
+        )
+        self.credential_cache_hits = Counter(
+            f"{_PREFIX}_credential_cache_hits", "Requests whose credential was known.", registry=self._registry
+        )
         ProcessCollector(namespace=_PREFIX, registry=self._registry)
         # Looking a label set up in the library costs more than the rest of the count.
         self._request_children: dict[tuple[str, str, int], Counter] = {}
@@ -71,6 +82,26 @@ class GatewayMetrics:
     def count_core_error(self, reason: str) -> None:
         """Count one failed call to the core."""
         self._core_errors.labels(str(reason)).inc()
+
+    def count_introspection(self, outcome: Literal["accepted", "refused", "failed"]) -> None:
+        """Count one question about a credential."""
+        self._introspections.labels(outcome).inc()
+
+    def observe_credentials(self, known: Callable[[], int], silent_seconds: Callable[[], float]) -> None:
+        """Have the figures of what is known of credentials read when they are asked for.
+
+        Args:
+            known: how many credentials are remembered.
+            silent_seconds: since the last question for changes that the core answered.
+        """
+        entries = Gauge(f"{_PREFIX}_credential_cache_entries", "Credentials that are known.", registry=self._registry)
+        entries.set_function(known)
+        silence = Gauge(
+            f"{_PREFIX}_changes_age_seconds",
+            "Since the last question for changes that the core answered; over 1 nothing that is known counts.",
+            registry=self._registry,
+        )
+        silence.set_function(silent_seconds)
 
     def render(self) -> bytes:
         """Every figure in the Prometheus text format (`METRICS_MEDIA_TYPE`)."""

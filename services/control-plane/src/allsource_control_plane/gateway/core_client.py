@@ -14,8 +14,9 @@ from aiohttp.client_middlewares import ClientHandlerType
 from yarl import URL
 
 from allsource_control_plane.settings import GatewaySettings
+from allsource_shared.problems import ApiError
 
-__all__ = ["CoreCallError", "CoreClient", "FailureReason"]
+__all__ = ["CoreCallError", "CoreClient", "FailureReason", "core_unavailable"]
 
 _KEEPALIVE_SECONDS: Final = 15.0
 """Shorter than the core keeps an idle connection, so that none is reused at the moment when the core closes it."""
@@ -47,6 +48,8 @@ class FailureReason(StrEnum):
     """What came is no HTTP answer. The request may have been carried out."""
     BROKEN_ANSWER = "broken_answer"
     """The answer began and did not end."""
+    KEY_REFUSED = "key_refused"
+    """The core does not accept the key of this gateway."""
 
 
 _NEVER_SENT: Final = frozenset(
@@ -65,6 +68,30 @@ class CoreCallError(Exception):
     def never_sent(self) -> bool:
         """Whether it is certain that no byte of the request reached the core."""
         return self.reason in _NEVER_SENT
+
+
+_CAUSES: Final = {
+    FailureReason.REFUSED: "the core can't be reached",
+    FailureReason.UNREACHABLE: "the core can't be reached",
+    FailureReason.CONNECT_TIMEOUT: "the core did not accept a connection in time",
+    FailureReason.BUSY: "all connections to the core are in use",
+    FailureReason.DISCONNECTED: "the connection to the core broke before it answered",
+    FailureReason.RESPONSE_TIMEOUT: "the core did not answer in time",
+    FailureReason.BAD_ANSWER: "the core gave no valid answer",
+    FailureReason.BROKEN_ANSWER: "the core broke its answer off",
+    FailureReason.KEY_REFUSED: "the core does not accept the key of this gateway",
+}
+_RETRY_AFTER_SECONDS: Final = "1"
+
+
+def core_unavailable(reason: FailureReason, consequence: str) -> ApiError:
+    """What a caller is told of a failure.
+
+    Args:
+        consequence: for the request, in words.
+    """
+    detail = f"{_CAUSES[reason]}; {consequence}"
+    return ApiError("core_unavailable", detail, headers={"Retry-After": _RETRY_AFTER_SECONDS})
 
 
 class _ConnectionBrokenError(Exception):

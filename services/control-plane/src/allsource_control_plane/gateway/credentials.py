@@ -1,8 +1,7 @@
-"""What is plainly no credential.
+"""What requests bear as credentials, and what is plainly none.
 
-The gateway holds no signing secret and verifies nothing: the core judges every credential on every request. Only
-what cannot be one whatever the keys are is answered here, so that it costs the core nothing and is a 401 even while
-the core is away.
+The gateway holds no signing secret and verifies nothing: it asks the core whose a credential is. Only what cannot be
+one whatever the keys are is answered here, so that it costs the core nothing and is a 401 even while the core is away.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import msgspec
 from allsource_control_plane.asgi import RawHeaders
 from allsource_shared.problems import ApiError
 
-__all__ = ["CREDENTIAL_BYTES_MAX", "check_credentials", "check_tenant"]
+__all__ = ["CREDENTIAL_BYTES_MAX", "CREDENTIAL_FIELDS", "check_tenant", "named_tenant", "read_credential"]
 
 CREDENTIAL_BYTES_MAX: Final = 8192
 """Longest header value that is looked at; as long as the longest token that the core accepts."""
@@ -24,6 +23,9 @@ CREDENTIAL_BYTES_MAX: Final = 8192
 _AUTHORIZATION: Final = b"authorization"
 _API_KEY: Final = b"x-api-key"
 _TENANT: Final = b"x-tenant-id"
+
+CREDENTIAL_FIELDS: Final = frozenset({_AUTHORIZATION, _API_KEY, _TENANT})
+"""The header fields that say who calls, and for which tenant."""
 
 # JWS compact serialization, RFC 7515 section 7.1: three base64url parts, none of them empty.
 _JWS: Final = re.compile(rb"([A-Za-z0-9_-]+)\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\Z")
@@ -37,8 +39,8 @@ class _TokenHeader(msgspec.Struct, frozen=True):
 _token_header: Final = msgspec.json.Decoder(_TokenHeader)
 
 
-def check_credentials(headers: RawHeaders) -> None:
-    """Refuse a request whose headers hold nothing that could be a credential.
+def read_credential(headers: RawHeaders) -> str:
+    """The credential of a request, as the core reads it: of two that may be one, that of ``Authorization``.
 
     Raises:
         ApiError: ``unauthorized`` for no credential, two of the same header, a scheme other than Bearer, and a token
@@ -46,12 +48,15 @@ def check_credentials(headers: RawHeaders) -> None:
     """
     authorization = _only(headers, _AUTHORIZATION)
     api_key = _only(headers, _API_KEY)
-    if authorization is None and api_key is None:
-        raise ApiError("unauthorized", "this route needs a credential: Authorization: Bearer <token>, or X-API-Key")
-    if authorization is not None:
-        _check_token(_bearer_token(authorization))
     if api_key is not None:
         _check_token(api_key)
+    if authorization is not None:
+        token = _bearer_token(authorization)
+        _check_token(token)
+        return token.decode("ascii")
+    if api_key is not None:
+        return api_key.decode("ascii")
+    raise ApiError("unauthorized", "this route needs a credential: Authorization: Bearer <token>, or X-API-Key")
 
 
 def check_tenant(headers: RawHeaders) -> None:
@@ -63,6 +68,21 @@ def check_tenant(headers: RawHeaders) -> None:
     for name, value in headers:
         if name == _TENANT and value.strip().startswith(b"_"):
             raise ApiError("reserved_tenant", "tenants whose name begins with _ belong to the store itself")
+
+
+def named_tenant(headers: RawHeaders) -> str | None:
+    """The tenant that a request names, or None.
+
+    Raises:
+        ApiError: ``bad_header`` for more than one, or a name that is not UTF-8.
+    """
+    values = [value for name, value in headers if name == _TENANT]
+    if len(values) > 1:
+        raise ApiError("bad_header", "there is more than one X-Tenant-ID header")
+    try:
+        return values[0].decode("utf-8") if values else None
+    except UnicodeDecodeError:
+        raise ApiError("bad_header", "the value of x-tenant-id is not UTF-8") from None
 
 
 def _only(headers: RawHeaders, wanted: bytes) -> bytes | None:

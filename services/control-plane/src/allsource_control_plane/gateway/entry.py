@@ -12,13 +12,13 @@ from typing import Final
 import structlog
 
 from allsource_control_plane.asgi import Application, Receive, Scope, Send
-from allsource_control_plane.gateway.credentials import check_credentials, check_tenant
+from allsource_control_plane.gateway.authentication import Authenticator
+from allsource_control_plane.gateway.credentials import check_tenant
 from allsource_control_plane.gateway.exchange import Exchange
 from allsource_control_plane.gateway.forwarder import BrokenAnswerError, Forwarder, StalledClientError
 from allsource_control_plane.gateway.request_body import BrokenBodyError, ClientGoneError
 from allsource_control_plane.gateway.websockets import refuse_websocket
 from allsource_control_plane.metrics import GatewayMetrics
-from allsource_shared.permissions import Permission
 from allsource_shared.problems import ApiError
 from allsource_shared.routes import Access, Route, RouteTable
 from allsource_shared.settings import LoggingSettings
@@ -27,6 +27,9 @@ __all__ = ["GatewayEntry"]
 
 _CLIENT_GONE: Final = 499
 """What logs and metrics say of a request whose client left before the answer began; it is never sent."""
+
+_OPEN: Final = frozenset({Access.PUBLIC, Access.CONFIGURED})
+"""Whether what is configured asks for a credential the core alone knows."""
 
 _logger: Final = structlog.stdlib.get_logger(__name__)
 
@@ -37,6 +40,7 @@ class GatewayEntry:
     Args:
         routes: every row that can be reached.
         own: the rows among them that `application` answers.
+        authenticator: lets requests in, where a route is not open to everybody.
         application: answers the gateway's own routes; it gets the path as the row declares it.
         forwarder: answers all others.
         metrics: counts every request.
@@ -48,6 +52,7 @@ class GatewayEntry:
         *,
         routes: RouteTable,
         own: RouteTable,
+        authenticator: Authenticator,
         application: Application,
         forwarder: Forwarder,
         metrics: GatewayMetrics,
@@ -55,6 +60,7 @@ class GatewayEntry:
     ) -> None:
         self._routes = routes
         self._own = frozenset((route.method, route.path) for route in own)
+        self._authenticator = authenticator
         self._application = application
         self._forwarder = forwarder
         self._metrics = metrics
@@ -94,11 +100,11 @@ class GatewayEntry:
     async def _dispatch(self, exchange: Exchange) -> None:
         route = self._routes.match(exchange.method, exchange.raw_path).route
         exchange.operation = route.operation
+        if route.access not in _OPEN:
+            await self._authenticator.admit(exchange, route)
         if (route.method, route.path) in self._own:
             await self._answer_self(exchange, route)
             return
-        if isinstance(route.access, Permission):
-            check_credentials(exchange.headers)
         check_tenant(exchange.headers)
         await self._forwarder.forward(exchange, anonymous=route.access is Access.PUBLIC)
 

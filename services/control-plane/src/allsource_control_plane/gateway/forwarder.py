@@ -9,7 +9,7 @@ import aiohttp
 from aiohttp import ClientResponse, StreamReader
 
 from allsource_control_plane.gateway.client_watch import ClientWatch
-from allsource_control_plane.gateway.core_client import CoreCallError, CoreClient, FailureReason
+from allsource_control_plane.gateway.core_client import CoreCallError, CoreClient, FailureReason, core_unavailable
 from allsource_control_plane.gateway.exchange import Exchange
 from allsource_control_plane.gateway.headers import answer_headers, request_headers
 from allsource_control_plane.gateway.request_body import WHOLE_BYTES_MAX, ClientGoneError, RequestBody
@@ -20,20 +20,9 @@ from allsource_shared.problems import ApiError
 __all__ = ["BrokenAnswerError", "Forwarder", "StalledClientError"]
 
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD"})
-_RETRY_AFTER_SECONDS: Final = "1"
 
 _WRITE_BYTES_MAX: Final = 64 * 1024
 """The server takes half a dozen writes before it waits for a client that does not read."""
-
-_CAUSES: Final = {
-    FailureReason.REFUSED: "the core can't be reached",
-    FailureReason.UNREACHABLE: "the core can't be reached",
-    FailureReason.CONNECT_TIMEOUT: "the core did not accept a connection in time",
-    FailureReason.BUSY: "all connections to the core are in use",
-    FailureReason.DISCONNECTED: "the connection to the core broke before it answered",
-    FailureReason.RESPONSE_TIMEOUT: "the core did not answer in time",
-    FailureReason.BAD_ANSWER: "the core gave no valid answer",
-}
 
 
 class BrokenAnswerError(Exception):
@@ -49,7 +38,8 @@ class Forwarder:
 
     Args:
         client: calls the core.
-        settings: bounds of a request's body, and of how long either side may be silent.
+        settings: bounds of a request's body, and of how long either side may be silent; the key that the core knows the
+            gateway by.
         metrics: counts what fails.
     """
 
@@ -73,7 +63,7 @@ class Forwarder:
         """
         if not exchange.query.isascii():
             raise ApiError("bad_query", "the query string has a byte that must be percent-encoded")
-        headers = request_headers(exchange.headers, exchange.ids, exchange.peer)
+        headers = request_headers(exchange.headers, exchange.ids, exchange.peer, gateway_key=self._settings.key)
         bytes_max = self._settings.max_body_bytes
         body = RequestBody(
             exchange,
@@ -157,5 +147,4 @@ def _unavailable(method: str, failure: CoreCallError) -> ApiError:
         consequence = "ask again"
     else:
         consequence = "a write may or may not have happened, and repeating it is safe only with event ids"
-    detail = f"{_CAUSES[failure.reason]}; {consequence}"
-    return ApiError("core_unavailable", detail, headers={"Retry-After": _RETRY_AFTER_SECONDS})
+    return core_unavailable(failure.reason, consequence)

@@ -1,7 +1,8 @@
 """Which header fields travel through the gateway.
 
 Fields that concern one connection only (RFC 9110, section 7.6.1) end here in both directions. What a client claims
-about itself in ``Forwarded`` and ``X-Forwarded-*`` ends here too, and ``X-Forwarded-For`` is set anew.
+about itself in ``Forwarded`` and ``X-Forwarded-*`` ends here too, and ``X-Forwarded-For`` is set anew; the core
+believes it because of the gateway's key beside it, which no client can send through.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Final
 from allsource_control_plane.asgi import RawHeaders
 from allsource_shared.context import REQUEST_ID_HEADER, TRACEPARENT_HEADER, RequestIds
 from allsource_shared.problems import ApiError
+from allsource_shared.wire.internal import GATEWAY_KEY_HEADER
 
 __all__ = ["answer_headers", "request_headers"]
 
@@ -31,7 +33,16 @@ _HOP_BY_HOP: Final = frozenset(
 
 # Set anew for the core, or answered here: the server answers `Expect: 100-continue` when the body is first asked for.
 _OURS: Final = frozenset(
-    {b"content-length", b"expect", b"forwarded", b"host", b"traceparent", b"x-real-ip", b"x-request-id"}
+    {
+        b"content-length",
+        b"expect",
+        b"forwarded",
+        b"host",
+        b"traceparent",
+        GATEWAY_KEY_HEADER.lower().encode(),
+        b"x-real-ip",
+        b"x-request-id",
+    }
 )
 _REQUEST_DROPPED: Final = _HOP_BY_HOP | _OURS
 _FORWARDED_PREFIX: Final = b"x-forwarded-"
@@ -40,13 +51,16 @@ _FORWARDED_PREFIX: Final = b"x-forwarded-"
 _ANSWER_DROPPED: Final = _HOP_BY_HOP | {b"date", b"server", b"x-request-id"}
 
 
-def request_headers(headers: RawHeaders, ids: RequestIds, peer: str | None) -> list[tuple[str, str]]:
+def request_headers(
+    headers: RawHeaders, ids: RequestIds, peer: str | None, *, gateway_key: str
+) -> list[tuple[str, str]]:
     """The header fields that the core gets.
 
     Args:
         headers: as the client sent them.
         ids: of the request.
         peer: the address that the client connected from.
+        gateway_key: by which the core knows that they come from the gateway.
 
     Raises:
         ApiError: ``bad_header`` for a value that is not UTF-8; the core's parser would read other bytes than came.
@@ -66,6 +80,7 @@ def request_headers(headers: RawHeaders, ids: RequestIds, peer: str | None) -> l
         kept = [field for field in kept if field[0] != "tracestate"]
     kept.append((REQUEST_ID_HEADER, ids.request_id))
     kept.append((TRACEPARENT_HEADER, ids.traceparent))
+    kept.append((GATEWAY_KEY_HEADER, gateway_key))
     if peer is not None:
         kept.append(("X-Forwarded-For", peer))
     return kept

@@ -1,0 +1,93 @@
+"""Who is calling: asked of the core, remembered until that changes, and checked against what a route needs."""
+
+from __future__ import annotations
+
+import secrets
+from hashlib import blake2b
+from typing import Final
+
+from allsource_control_plane.asgi import RawHeaders
+from allsource_control_plane.gateway.core_client import CoreCallError, core_unavailable
+from allsource_control_plane.gateway.credentials import CREDENTIAL_FIELDS, check_tenant, named_tenant, read_credential
+from allsource_control_plane.gateway.exchange import Exchange
+from allsource_control_plane.gateway.internal_client import InternalClient
+from allsource_control_plane.gateway.known_principals import KnownPrincipals
+from allsource_control_plane.metrics import GatewayMetrics
+from allsource_shared.access import check_access
+from allsource_shared.problems import ApiError
+from allsource_shared.routes import Route
+from allsource_shared.wire.internal import IntrospectedPrincipal
+
+__all__ = ["Authenticator"]
+
+_DIGEST_BYTES: Final = 16
+
+
+class Authenticator:
+    """Lets requests in or refuses them, as the core would, which judges them once more.
+
+    What is remembered only ever lets in: a request that it would refuse is asked for anew, so that nobody is refused
+    for what has been granted in the meantime.
+
+    Args:
+        client: asks the core.
+        known: what is remembered, under keyed digests: a dump of this process's memory gives away no credential but
+            those of the requests under way.
+        metrics: counts questions and answers.
+    """
+
+    def __init__(self, client: InternalClient, known: KnownPrincipals, metrics: GatewayMetrics) -> None:
+        self._client = client
+        self._known = known
+        self._metrics = metrics
+        self._digest_key = secrets.token_bytes(32)
+
+    async def admit(self, exchange: Exchange, route: Route) -> IntrospectedPrincipal:
+        """The principal of a request that may call `route`.
+
+        Raises:
+            ApiError: ``unauthorized``, ``forbidden``, ``reserved_tenant``, ``bad_header`` or what else the core says of
+                the credential; ``core_unavailable`` within a second if it says nothing.
+        """
+        key = self._digest(exchange.headers)
+        principal = self._known.get(key)
+        if principal is not None:
+            try:
+                check_access(route.access, principal)
+            except ApiError:
+                pass
+            else:
+                self._metrics.credential_cache_hits.inc()
+                return principal
+        principal = await self._introspect(exchange, key)
+        check_access(route.access, principal)
+        return principal
+
+    def _digest(self, headers: RawHeaders) -> bytes:
+        """Stands for all that an introspection asks: the fields that name credential and tenant, as they came."""
+        fields = [part for field in headers if field[0] in CREDENTIAL_FIELDS for part in field]
+        # No value has a line end in it, so different fields never join into the same bytes.
+        return blake2b(b"\n".join(fields), key=self._digest_key, digest_size=_DIGEST_BYTES).digest()
+
+    async def _introspect(self, exchange: Exchange, key: bytes) -> IntrospectedPrincipal:
+        credential = read_credential(exchange.headers)
+        check_tenant(exchange.headers)
+        tenant = named_tenant(exchange.headers)
+        try:
+            answer = await self._client.introspect(credential, tenant, exchange.ids)
+        except CoreCallError as failure:
+            self._metrics.count_introspection("failed")
+            self._metrics.count_core_error(failure.reason)
+            raise core_unavailable(failure.reason, "the request was not sent to it") from failure
+        except ApiError:
+            self._metrics.count_introspection("failed")
+            raise
+        if answer.principal is None:
+            self._metrics.count_introspection("refused")
+            problem = answer.problem
+            if problem is None:
+                raise ApiError("unauthorized", "the core does not accept the credential")
+            raise ApiError(problem.error, problem.detail)
+        self._metrics.count_introspection("accepted")
+        self._known.remember(key, answer)
+        return answer.principal

@@ -1,0 +1,239 @@
+"""Whose a credential is: asked once, known until a change names it, and never for more than a second in silence."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+from structlog.testing import capture_logs
+
+from .figures import figures
+from .wire import GATEWAY_KEY, TOKEN
+
+pytestmark = pytest.mark.asyncio
+
+QUERY = b"/api/v1/events/query"
+APPEND = b"/api/v1/events"
+RETENTION = b"/api/v1/operations"
+CREDENTIAL = "ask_0123456789abcdef"
+HITS = "control_plane_credential_cache_hits_total"
+
+
+async def until(holds):
+    async with asyncio.timeout(10):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def told(core):
+    """What the core tells the gateway."""
+    return core.internal
+
+
+async def followed(told):
+    """Wait until the gateway has heard where the core is: from then on it remembers."""
+    await until(lambda: told.polls >= 2)
+
+
+async def test_a_credential_is_asked_about_once(gateway, told):
+    await followed(told)
+    for _ in range(5):
+        assert (await gateway.ask("GET", QUERY)).status == 200
+    assert told.asked == [(CREDENTIAL, None)]
+    found = await figures(gateway)
+    assert found[HITS] == 4
+    assert found["control_plane_introspections_total{outcome=accepted}"] == 1
+    assert found["control_plane_credential_cache_entries"] == 1
+    assert 0 <= found["control_plane_changes_age_seconds"] < 1
+
+
+async def test_what_the_core_gets_bears_the_gateways_key_and_never_the_clients(gateway, core):
+    await gateway.ask("GET", QUERY, TOKEN + b"X-Gateway-Key: stolen\r\nConnection: x-gateway-key\r\n")
+    await gateway.ask("POST", b"/api/v1/auth/login", b"x-gateway-key: " + GATEWAY_KEY.encode() + b"\r\n", b"{}")
+    assert [request.values(b"x-gateway-key") for request in core.requests] == [[GATEWAY_KEY.encode()]] * 2
+
+
+@pytest.mark.parametrize(
+    "path",
+    [b"/internal/v1/changes", b"/%69nternal/v1/changes", b"/internal%2Fv1%2Fchanges", b"/internal%2Fv1/changes"],
+)
+@pytest.mark.parametrize("headers", [TOKEN, b"X-Gateway-Key: " + GATEWAY_KEY.encode() + b"\r\n"])
+async def test_nothing_internal_is_forwarded_however_it_is_written(gateway, core, path, headers):
+    for method in ("GET", "POST"):
+        answer = await gateway.ask(method, path, headers)
+        assert (answer.status, answer.problem) == (404, "not_found")
+    assert (await gateway.ask("GET", b"/api/v1/../../internal/v1/changes", headers)).status == 400
+    assert core.requests == []
+
+
+@pytest.mark.parametrize("code", ["unauthorized", "tenant_inactive", "not_found", "forbidden"])
+async def test_a_refusal_of_the_core_is_the_gateways_and_is_not_remembered(gateway, core, told, code):
+    await followed(told)
+    told.refused[CREDENTIAL] = code
+    for _ in range(2):
+        answer = await gateway.ask("GET", QUERY)
+        assert answer.problem == code
+        assert b"as the core says" in answer.body
+        assert bool(answer.values(b"www-authenticate")) == (code == "unauthorized")
+    assert len(told.asked) == 2
+    assert core.requests == []
+    told.refused.clear()
+    assert (await gateway.ask("GET", QUERY)).status == 200
+
+
+async def test_a_permission_that_is_lacking_is_refused_here(gateway, core, told):
+    told.principal = {"role": "readonly", "permissions": ["read", "metrics"]}
+    assert (await gateway.ask("GET", QUERY)).status == 200
+    answer = await gateway.ask("POST", APPEND, TOKEN, b"{}")
+    assert (answer.status, answer.problem) == (403, "forbidden")
+    assert b"the role readonly lacks the permission write" in answer.body
+    assert len(core.requests) == 1
+
+
+async def test_a_refusal_is_never_old_knowledge(gateway, told):
+    await followed(told)
+    told.principal = {"role": "readonly", "permissions": ["read", "metrics"]}
+    assert (await gateway.ask("GET", QUERY)).status == 200
+    # Granted, and not told of yet.
+    told.principal = {}
+    assert (await gateway.ask("POST", APPEND, TOKEN, b"{}")).status == 200
+
+
+@pytest.mark.parametrize("change", [("user", "u-1"), ("session", "s-1"), ("tenant", "default"), ("signing_keys", "")])
+async def test_a_change_is_known_within_a_second(gateway, told, change):
+    await followed(told)
+    assert (await gateway.ask("GET", QUERY)).status == 200
+    told.refused[CREDENTIAL] = "unauthorized"
+    assert (await gateway.ask("GET", QUERY)).status == 200
+    told.change(*change)
+    begun = time.monotonic()
+    while (await gateway.ask("GET", QUERY)).status == 200:
+        assert time.monotonic() - begun < 1
+    assert time.monotonic() - begun < 1
+
+
+async def test_a_change_of_somebody_else_costs_nothing(gateway, told):
+    await followed(told)
+    await gateway.ask("GET", QUERY)
+    told.change("user", "u-2")
+    polls = told.polls
+    await until(lambda: told.polls > polls + 1)
+    await gateway.ask("GET", QUERY)
+    assert len(told.asked) == 1
+
+
+async def test_another_core_process_makes_it_ask_again(gateway, told):
+    await followed(told)
+    await gateway.ask("GET", QUERY)
+    told.restart("two")
+    polls = told.polls
+    await until(lambda: told.polls > polls + 1)
+    await gateway.ask("GET", QUERY)
+    assert len(told.asked) == 2
+
+
+async def test_core_that_falls_silent_is_believed_for_a_second_and_then_nothing_is(gateway, core, told):
+    await followed(told)
+    assert (await gateway.ask("GET", QUERY)).status == 200
+    told.silent = True
+    begun = time.monotonic()
+    while (answer := await gateway.ask("GET", QUERY)).status == 200:
+        assert time.monotonic() - begun < 3
+        last_good = time.monotonic() - begun
+    assert (answer.status, answer.problem) == (503, "core_unavailable")
+    assert answer.values(b"retry-after") == [b"1"]
+    assert last_good < 1.1
+    begun = time.monotonic()
+    assert (await gateway.ask("GET", QUERY)).status == 503
+    assert time.monotonic() - begun < 1
+    assert (await gateway.ask("GET", QUERY, b"Authorization: Bearer hello\r\n")).status == 401
+    found = await figures(gateway)
+    assert found["control_plane_introspections_total{outcome=failed}"] >= 2
+    assert found["control_plane_changes_age_seconds"] > 1
+    told.silent = False
+    await until(lambda: told.polls > 3)
+    assert (await gateway.ask("GET", QUERY)).status == 200
+
+
+async def test_an_answer_that_a_change_overtook_is_used_once_and_not_remembered(gateway, told):
+    await followed(told)
+    told.held = asyncio.Event()
+    asking = asyncio.create_task(gateway.ask("GET", QUERY))
+    await until(lambda: told.asked)
+    told.refused[CREDENTIAL] = "unauthorized"
+    told.change("user", "u-1")
+    polls = told.polls
+    await until(lambda: told.polls > polls + 1)
+    told.held.set()
+    assert (await asking).status == 200
+    assert (await gateway.ask("GET", QUERY)).status == 401
+
+
+async def test_named_tenants_are_known_apart(gateway, told):
+    await followed(told)
+    for headers in (b"", b"X-Tenant-ID: acme\r\n", b"X-Tenant-ID: beta\r\n", b"X-Tenant-ID: acme\r\n"):
+        assert (await gateway.ask("GET", QUERY, TOKEN + headers)).status == 200
+    assert [tenant for _, tenant in told.asked] == [None, "acme", "beta"]
+    two = await gateway.ask("GET", QUERY, TOKEN + b"X-Tenant-ID: acme\r\nX-Tenant-ID: beta\r\n")
+    assert (two.status, two.problem) == (400, "bad_header")
+    assert (await gateway.ask("GET", QUERY, TOKEN + b"X-Tenant-ID: \xff\r\n")).problem == "bad_header"
+
+
+async def test_the_same_text_in_another_header_is_another_question(gateway, told):
+    await followed(told)
+    key = b"X-API-Key: ask_0123456789abcdef\r\n"
+    for headers in (TOKEN, key, TOKEN + b"X-API-Key: ask_other\r\n", TOKEN, key):
+        assert (await gateway.ask("GET", QUERY, headers)).status == 200
+    assert [credential for credential, _ in told.asked] == [CREDENTIAL] * 3
+
+
+async def test_ten_thousand_bad_tokens_leave_nothing_behind(gateway, told):
+    await followed(told)
+
+    class Everything(dict):
+        def get(self, key, default=None):
+            return "unauthorized"
+
+    told.refused = Everything()
+
+    async def ask(first):
+        async with gateway.connect() as client:
+            for number in range(first, first + 500):
+                head = b"GET " + QUERY + b" HTTP/1.1\r\nHost: g\r\nX-API-Key: ask_%d\r\n\r\n" % number
+                await client.send(head)
+                assert (await client.answer()).status == 401
+
+    await asyncio.gather(*(ask(first) for first in range(0, 10_000, 500)))
+    assert len(set(told.asked)) == 10_000
+    assert (await figures(gateway))["control_plane_credential_cache_entries"] == 0
+
+
+async def test_a_core_with_another_key_is_told_apart_from_one_that_is_away(start_gateway, core, told):
+    told.key = "another"
+    with capture_logs() as lines:
+        gateway = await start_gateway()
+        answer = await gateway.ask("GET", QUERY)
+    assert (answer.status, answer.problem) == (503, "core_unavailable")
+    assert b"the core does not accept the key of this gateway" in answer.body
+    assert [line["reason"] for line in lines if line["event"] == "changes_not_heard"] == ["key_refused"]
+    assert b"gateway_key_refused" in (await gateway.ask("GET", b"/health", b"")).body
+
+
+async def test_a_core_that_is_starting_says_so_through_the_gateway(gateway, core, told):
+    told.unavailable = "starting"
+    answer = await gateway.ask("GET", QUERY)
+    assert (answer.status, answer.problem) == (503, "starting")
+    assert core.requests == []
+
+
+async def test_neither_key_nor_credential_is_logged(gateway, core, told):
+    with capture_logs() as lines:
+        await gateway.ask("GET", QUERY)
+        told.refused[CREDENTIAL] = "unauthorized"
+        await gateway.ask("GET", QUERY)
+        await core.stop()
+        await gateway.ask("GET", QUERY, TOKEN + b"X-Tenant-ID: x\r\n")
+    assert CREDENTIAL not in str(lines)
+    assert GATEWAY_KEY not in str(lines)
