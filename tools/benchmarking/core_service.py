@@ -29,9 +29,10 @@ class CoreService:
 
     Args:
         directory: gets the data and the log.
+        module: that is run instead.
     """
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, module: str = "allsource_core") -> None:
         self.data_dir = directory / "data"
         (port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{port}"
@@ -44,7 +45,7 @@ class CoreService:
             f"{PREFIX}BOOTSTRAP_ADMIN_USERNAME": "admin",
             f"{PREFIX}BOOTSTRAP_ADMIN_PASSWORD": self._password,
         }
-        self._child = Child("core", "allsource_core", [], {**inherited, **environ}, directory / "core.log")
+        self._child = Child("core", module, [], {**inherited, **environ}, directory / "core.log")
 
     def __enter__(self) -> Self:
         return self

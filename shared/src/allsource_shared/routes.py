@@ -65,6 +65,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
         problems: codes beyond those that any route can answer (see `openapi.COMMON_PROBLEMS`).
         lenient: unknown fields and parameters are ignored and listed in a ``Warning`` header, as AllSource v1.0
             clients expect of the routes that it had; elsewhere they are refused by name.
+        cost: tokens that a call takes from the bucket of its tenant, before what it turns out to carry.
+        serves_expired_passwords: also for those who must change their password first.
     """
 
     operation: str
@@ -82,6 +84,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     headers: tuple[tuple[str, str], ...] = ()
     problems: tuple[str, ...] = ()
     lenient: bool = False
+    cost: int = 1
+    serves_expired_passwords: bool = False
 
 
 class Match(msgspec.Struct, frozen=True, gc=False):

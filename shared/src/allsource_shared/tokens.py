@@ -173,8 +173,8 @@ class _VerifyingKey(NamedTuple):
     until: float
 
 
-class _Verified(NamedTuple):
-    """A token that was verified: nothing more need be asked about it until then."""
+class VerifiedToken(NamedTuple):
+    """A token that was verified: good until then, in seconds since the epoch, unless the keys change."""
 
     claims: Claims
     until: float
@@ -199,7 +199,7 @@ class TokenVerifier:
         self._audience = audience
         self._now = now
         self._keys: dict[str, _VerifyingKey] = {}
-        self._verified: dict[str, _Verified] = {}
+        self._verified: dict[str, VerifiedToken] = {}
         self.replace_keys(keys)
 
     def replace_keys(self, keys: Iterable[SigningKey]) -> None:
@@ -220,19 +220,23 @@ class TokenVerifier:
         Raises:
             ApiError: ``unauthorized`` otherwise. Clocks may differ by 5 seconds.
         """
+        return self.verify_token(token).claims
+
+    def verify_token(self, token: str) -> VerifiedToken:
+        """The same, and until when it is good."""
         now = self._now()
         verified = self._verified.get(token)
         if verified is not None:
             if now < verified.until:
-                return verified.claims
+                return verified
             del self._verified[token]
         verified = self._verify(token, now)
         if len(self._verified) >= _REMEMBERED_MAX:
             self._verified.pop(next(iter(self._verified)))
         self._verified[token] = verified
-        return verified.claims
+        return verified
 
-    def _verify(self, token: str, now: float) -> _Verified:
+    def _verify(self, token: str, now: float) -> VerifiedToken:
         if len(token) > _TOKEN_BYTES_MAX:
             raise ApiError("unauthorized", "the access token is too long")
         try:
@@ -257,4 +261,4 @@ class TokenVerifier:
         expires = claims.exp + CLOCK_SKEW_SECONDS
         if now >= expires:
             raise ApiError("unauthorized", "the access token has expired; sign in again")
-        return _Verified(claims, min(expires, key.until))
+        return VerifiedToken(claims, min(expires, key.until))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import os
 import re
@@ -10,6 +11,7 @@ import socket
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,8 @@ import httpx
 from allsource_shared.permissions import Role
 from allsource_shared.problems import PROBLEMS
 from allsource_shared.tokens import SigningKey, TokenSigner
+
+from .seeding import seed, user_id_of
 
 SECRET = "kZ3vN8qTj1Wm5xRb7Lc0Yd9Hf2Gs6Pu4EaQi"  # signs the tokens of the tests, and nothing else
 MASTER_KEY = "vT4mQ9wLc2Zr7Nd0Xk5Bf8Yh1Gs6Pj3Ue"
@@ -38,16 +42,30 @@ _START_SECONDS = 30
 
 
 def token(
-    role: str = "admin", *, tenant: str = "default", secret: str = SECRET, session: str = "s1", **changes: Any
+    role: str = "admin", *, tenant: str = "default", secret: str = SECRET, session: str | None = None, **changes: Any
 ) -> str:
-    """An access token as the service itself would sign it, or nearly so."""
+    """An access token as the service itself would sign it, or nearly so, of somebody whom `seed` made."""
     arguments: dict[str, Any] = {"issuer": "allsource", "audience": "allsource", "lifetime_seconds": 900}
     signer = TokenSigner(SigningKey.from_secret(secret), **{**arguments, "now": time.time, **changes})
-    return signer.sign(user_id="u-1", username="ann", tenant_id=tenant, role=Role(role), session_id=session)[0]
+    user_id = user_id_of(role, tenant)
+    return signer.sign(
+        user_id=user_id, username="ann", tenant_id=tenant, role=Role(role), session_id=session or user_id
+    )[0]
 
 
-def bearer(role: str = "admin", **changes: Any) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token(role, **changes)}"}
+def bearer(role: str = "admin", *, tenant: str = "default", **changes: Any) -> dict[str, str]:
+    """The headers of somebody of a role who works in a tenant: administrators choose it, all others belong to it."""
+    if role != "admin" or tenant.startswith("_"):
+        return {"Authorization": f"Bearer {token(role, tenant=tenant, **changes)}"}
+    headers = {"Authorization": f"Bearer {token(role, **changes)}"}
+    return headers if tenant == "default" else {**headers, "X-Tenant-ID": tenant}
+
+
+def new_tenant(client: httpx.Client, **quotas: Any) -> str:
+    """A tenant that no other test has, without limits unless some are given."""
+    body = {"id": f"t-{uuid.uuid4().hex}", "name": "Of a test", "tier": "unlimited", **quotas}
+    client.post("/api/v1/tenants", json=body, headers=bearer()).raise_for_status()
+    return str(body["id"])
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -66,6 +84,7 @@ class Core:
         environ: over the usual variables; a value of None takes one away.
         flags: of the command line.
         program: what Python is to run instead of the service's module.
+        seeded: whether it finds the users whose tokens `token` makes.
     """
 
     def __init__(
@@ -74,8 +93,13 @@ class Core:
         environ: Mapping[str, str | None] | None = None,
         flags: Sequence[str] = (),
         program: Sequence[str] = ("-m", "allsource_core"),
+        *,
+        seeded: bool = True,
     ) -> None:
         self.data = directory / "data"
+        changed = environ or {}
+        if seeded and "ALLSOURCE_BOOTSTRAP_ADMIN_USERNAME" not in changed and not (self.data / "derived").exists():
+            asyncio.run(seed(self.data, admin=ADMIN, password=PASSWORD))
         self._log_path = directory / "core.log"
         variables: dict[str, str | None] = {
             **{name: value for name, value in os.environ.items() if not name.startswith("ALLSOURCE_")},

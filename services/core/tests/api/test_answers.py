@@ -24,6 +24,9 @@ def exchange(core: Core, *requests: bytes) -> bytes:
     return received
 
 
+RATE = ["X-RateLimit-Limit", "X-RateLimit-Remaining", "X-RateLimit-Reset"]
+
+
 def append(version: bytes = b"1.1", headers: bytes = b"") -> bytes:
     length = b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(BODY)
     return b"POST " + EVENTS.encode() + b" HTTP/" + version + b"\r\n" + AUTHORIZED + headers + length + b"\r\n" + BODY
@@ -42,7 +45,7 @@ def test_the_head_says_what_the_body_is(core: Core):
     head, body = first.split(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 201 Created\r\n")
     found = fields(head)
-    assert sorted(found) == ["Content-Length", "Content-Type", "Date", "Server", "X-Request-ID"]
+    assert sorted(found) == ["Content-Length", "Content-Type", "Date", "Server", *RATE, "X-Request-ID"]
     assert (found["Content-Type"], found["Server"], found["X-Request-ID"]) == ("application/json", "allsource", "mine")
     assert int(found["Content-Length"]) == len(body)
     assert parsedate_to_datetime(found["Date"]).tzinfo is not None

@@ -233,7 +233,7 @@ class TestUnknownFields:
         assert response.headers["Warning"] == '299 allsource "ignored unknown: tenant_id, version"'
 
     @pytest.mark.parametrize(
-        ("tenant", "status", "code"), [("_system", 400, "reserved_tenant"), ("other", 404, "not_found")]
+        ("tenant", "status", "code"), [("_system", 400, "reserved_tenant"), ("other", 403, "forbidden")]
     )
     def test_a_tenant_that_is_not_the_callers_is_refused(
         self, posting: Posting, entity: str, tenant: str, status: int, code: str

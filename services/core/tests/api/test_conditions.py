@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from .conftest import Posting
-from .service import BATCH, EVENTS, NDJSON, bearer, last_position, places, refusal
+from .service import BATCH, EVENTS, NDJSON, bearer, last_position, new_tenant, places, refusal
 
 
 def event(entity: str, **changes: Any) -> dict[str, Any]:
@@ -49,7 +49,7 @@ def test_types_and_entities_are_alternatives_tags_are_not(posting: Posting, enti
 
 def test_other_tenants_events_never_match(admin: httpx.Client, entity: str):
     admin.post(EVENTS, json=event(entity, tags=[entity])).raise_for_status()
-    other = bearer(tenant=f"t-{uuid.uuid4().hex}")
+    other = bearer(tenant=new_tenant(admin))
     assert admin.post(BATCH, json=batch(entity, {"tags": [entity]}), headers=other).status_code == 201
 
 

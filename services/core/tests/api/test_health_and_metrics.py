@@ -62,7 +62,7 @@ class TestHealth:
             {"Authorization": "Bearer garbage"},
             bearer(secret="x" * 48),
             {**bearer(), "X-Tenant-ID": "_system"},
-            {**bearer(), "X-Tenant-ID": "other"},
+            {**bearer(), "X-Tenant-ID": "nobodys"},
             bearer(tenant="_system"),
             {"X-API-Key": "garbage"},
         ],

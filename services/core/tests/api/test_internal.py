@@ -61,7 +61,7 @@ def test_a_credential_that_is_good_is_told_whose_it_is(anonymous: httpx.Client):
     principal = answer["principal"]
     assert abs(principal.pop("expires_at") - (time.time() + 900)) < 60
     assert sorted(principal.pop("permissions")) == ["manage_pipelines", "manage_schemas", "metrics", "read", "write"]
-    assert (principal["kind"], principal["username"], principal["role"]) == ("user", "ann", "developer")
+    assert (principal["kind"], principal["username"], principal["role"]) == ("user", "developer@default", "developer")
     assert (principal["tenant_id"], principal["must_change_password"]) == ("default", False)
     known = changes(anonymous)
     assert (answer["instance"], answer["revision"]) == (known["instance"], known["revision"])

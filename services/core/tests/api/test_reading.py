@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 from allsource_core.engine.events import server_id
 from allsource_shared.wire.times import to_microseconds
 
-from .service import EVENTS, LOGIN, QUERY, Core, bearer, last_position, places, refusal
+from .service import ADMIN, EVENTS, LOGIN, PASSWORD, QUERY, Core, bearer, last_position, places, refusal
 
 
 def append(client: httpx.Client, entity: str, **changes: Any) -> dict[str, Any]:
@@ -226,20 +227,27 @@ def test_parameters_of_an_append(admin: httpx.Client, entity: str, name: str):
     assert places(refusal(response, 400, "bad_query")) == [f"query.{name}"]
 
 
-def test_what_is_the_stores_own_is_not_to_be_read(admin: httpx.Client, core: Core):
-    """The first administrator is the first event of the store; no way of asking leads there."""
+def test_what_is_the_stores_own_is_not_to_be_read(admin: httpx.Client):
+    """What the service knows of people comes before every other event; no way of asking leads there."""
     refusal(admin.get(QUERY, headers={"X-Tenant-ID": "_system"}), 400, "reserved_tenant")
     refusal(admin.get(QUERY, headers=bearer(tenant="_system")), 400, "reserved_tenant")
     assert admin.get(QUERY, params={"before_position": 4}).json()["events"] == []
     refusal(admin.get(QUERY, params={"tenant_id": "_system"}), 400, "reserved_tenant")
     assert admin.get(QUERY, params={"event_type": "user.password_set"}).json()["count"] == 0
-    signed_in = admin.post(LOGIN, json={"username": "nobody", "password": "no"})
-    assert "$argon2" not in signed_in.text
-    # Ids are a function of time and position, so they can be guessed.
+
+
+def test_what_is_the_stores_own_is_not_to_be_guessed(start: Callable[..., Core]):
+    """Ids are a function of time and position."""
+    core = start(seeded=False).ready()
     started = next(line for line in core.log.splitlines() if "first_admin_created" in line)
     moment = started.partition('"timestamp":"')[2].partition('"')[0]
     around = to_microseconds(datetime.fromisoformat(moment)) // 1000
-    for milliseconds in range(around - 100, around + 2):
-        for position in (1, 2, 3):
-            guessed = server_id(milliseconds * 1000, position)
-            assert admin.get(f"{EVENTS}/{guessed}").status_code == 404
+    with core.client({}) as anonymous:
+        refusal(anonymous.post(LOGIN, json={"username": "nobody", "password": "no"}), 401, "invalid_credentials")
+        answer = anonymous.post(LOGIN, json={"username": ADMIN, "password": PASSWORD}).json()
+    assert "$argon2" not in str(answer)
+    with core.client({"Authorization": f"Bearer {answer['token']}"}) as admin:
+        for milliseconds in range(around - 100, around + 2):
+            for position in range(1, 6):
+                guessed = server_id(milliseconds * 1000, position)
+                assert admin.get(f"{EVENTS}/{guessed}").status_code == 404

@@ -12,7 +12,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from .service import BATCH, EVENTS, QUERY, Core, bearer, last_position, places, refusal
+from .service import BATCH, EVENTS, QUERY, Core, bearer, last_position, new_tenant, places, refusal
 
 ENTITIES = "/api/v1/entities"
 OPERATIONS = "/api/v1/operations"
@@ -247,8 +247,8 @@ class TestWhoMay:
     def test_another_tenant_finds_nothing(self, admin: httpx.Client, entity: str):
         (event_id,) = fill(admin, entity, 1)
         operation = accepted(admin.post(f"{EVENTS}/{event_id}/erase"), "erase_event")
+        other = bearer(tenant=new_tenant(admin))
         before = last_position(admin)
-        other = bearer(tenant=f"t-{uuid.uuid4().hex}")
         for method, path in (
             ("DELETE", f"{ENTITIES}/{entity}"),
             ("DELETE", f"{ENTITIES}?entity_id={entity}"),
@@ -260,7 +260,7 @@ class TestWhoMay:
         assert last_position(admin) == before
 
     def test_entities_of_one_name_are_removed_in_ones_own_tenant_alone(self, admin: httpx.Client, entity: str):
-        other = bearer(tenant=f"t-{uuid.uuid4().hex}")
+        other = bearer(tenant=new_tenant(admin))
         fill(admin, entity, 2)
         event = {"event_type": "a", "entity_id": entity, "payload": {"n": 7}}
         admin.post(EVENTS, json=event, headers=other).raise_for_status()

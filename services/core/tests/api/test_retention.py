@@ -10,7 +10,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from .service import BATCH, JSON, QUERY, Core, bearer, last_position, places, refusal, until
+from .service import BATCH, JSON, QUERY, Core, bearer, last_position, new_tenant, places, refusal, until
 
 RETENTION = "/api/v1/retention"
 
@@ -21,9 +21,9 @@ def prefix() -> str:
 
 
 @pytest.fixture
-def other() -> dict[str, str]:
+def other(admin: httpx.Client) -> dict[str, str]:
     """The admin of a tenant that no other test has."""
-    return bearer(tenant=f"t-{uuid.uuid4().hex}")
+    return bearer(tenant=new_tenant(admin))
 
 
 def test_a_policy_is_set_read_replaced_and_ended(admin: httpx.Client, prefix: str):

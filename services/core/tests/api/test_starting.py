@@ -57,7 +57,7 @@ REFUSED: dict[str, tuple[dict[str, str | None], str]] = {
 
 @pytest.mark.parametrize(("environ", "message"), REFUSED.values(), ids=list(REFUSED))
 def test_a_configuration_that_can_not_be_used_is_refused(start: Start, environ: dict[str, str | None], message: str):
-    core = start(environ=environ)
+    core = start(environ=environ, seeded=False)
     assert core.exit_code() == 2
     assert message in core.log
     assert all(line.startswith("allsource-core: ") for line in core.log.splitlines())
@@ -66,13 +66,13 @@ def test_a_configuration_that_can_not_be_used_is_refused(start: Start, environ: 
 
 
 def test_every_mistake_is_told_at_once(start: Start):
-    core = start(environ={"ALLSOURCE_NOPE": "1", "ALLSOURCE_SERVER__PORT": "x"}, flags=["--set", "a.b=1"])
+    core = start(environ={"ALLSOURCE_NOPE": "1", "ALLSOURCE_SERVER__PORT": "x"}, flags=["--set", "a.b=1"], seeded=False)
     assert core.exit_code() == 2
     assert len(core.log.splitlines()) == 3
 
 
 def test_both_weak_secrets_are_told_of_at_once(start: Start):
-    core = start(environ={MASTER: "hunter2", "ALLSOURCE_AUTH__JWT_SECRET": "hunter2"})
+    core = start(environ={MASTER: "hunter2", "ALLSOURCE_AUTH__JWT_SECRET": "hunter2"}, seeded=False)
     assert core.exit_code() == 2
     assert len(core.log.splitlines()) == 2
 
@@ -90,7 +90,7 @@ def test_other_keys_of_the_gateways_section_are_passed_over(start: Start):
 
 
 def test_development_mode_still_needs_a_master_key(start: Start):
-    core = start(environ={"ALLSOURCE_DEV": "1", MASTER: None})
+    core = start(environ={"ALLSOURCE_DEV": "1", MASTER: None}, seeded=False)
     assert core.exit_code() == 2
 
 
@@ -102,7 +102,7 @@ def test_a_secret_inside_the_data_directory_is_refused(start: Start, tmp_path: P
     (tmp_path / "link").symlink_to(tmp_path / "data")
     (tmp_path / "data" / "key").write_text(MASTER_KEY)
     (tmp_path / "other" / "link").symlink_to(tmp_path / "data" / "key")
-    core = start(environ={secret: None, f"{secret}_FILE": str(tmp_path / way)})
+    core = start(environ={secret: None, f"{secret}_FILE": str(tmp_path / way)}, seeded=False)
     assert core.exit_code() == 2
     assert core.log == (
         f"allsource-core: {secret}_FILE is inside storage.data_dir; keep it where no copy of the data takes it along\n"
@@ -113,7 +113,7 @@ def test_a_master_key_in_a_configuration_file_inside_the_data_directory_is_refus
     (tmp_path / "data").mkdir()
     config = tmp_path / "data" / "a.toml"
     config.write_text(f'[auth]\nmaster_key = "{MASTER_KEY}"\n')
-    core = start(environ={MASTER: None}, flags=["--config", str(config)])
+    core = start(environ={MASTER: None}, flags=["--config", str(config)], seeded=False)
     assert core.exit_code() == 2
     assert "which is inside storage.data_dir" in core.log
     assert MASTER_KEY not in core.log
@@ -184,7 +184,7 @@ def test_a_second_process_on_the_same_directory_is_refused(start: Start):
 def test_a_directory_of_something_else_is_refused_and_left_alone(start: Start, tmp_path: Path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "thesis.txt").write_text("years of work")
-    core = start()
+    core = start(seeded=False)
     assert core.exit_code() == 1
     assert "is no store" in core.log
     assert [path.name for path in (tmp_path / "data").iterdir()] == ["thesis.txt"]
@@ -261,7 +261,7 @@ def test_it_stops_cleanly_and_says_so(start: Start):
 
 def test_a_data_directory_that_can_not_be_made_is_refused(start: Start, tmp_path: Path):
     (tmp_path / "data").write_text("a file is in its place")
-    core = start()
+    core = start(seeded=False)
     assert core.exit_code() == 1
     assert '"event":"cannot_serve"' in core.log
 

@@ -97,11 +97,11 @@ class TestMe:
             last_used_at=None,
         )
         permissions = ROLE_PERMISSIONS[Role.READONLY]
-        key = Principal("api_key", "u-1", "ann", Role.DEVELOPER, permissions, "acme", key_id=described.id)
+        key = Principal("api_key", "u-1", "ann", Role.DEVELOPER, permissions, "acme", "acme", key_id=described.id)
         nobody: Any = SimpleNamespace(get=lambda user_id: None)
         unused: Any = None
-        routes = UserRoutes(nobody, unused, unused, describe_key={described.id: described}.get)
-        answer: Any = asyncio.run(routes.me(Call(unused, unused, "", unused, key, [])))
+        routes = UserRoutes(nobody, unused, unused, describe_key={described.id: described}.get, address=unused)
+        answer: Any = asyncio.run(routes.me(Call(unused, unused, "", unused, key, [], unused)))
         me = msgspec.json.decode(answer.body, type=Me)
         assert (me.kind, me.id, me.user_id, me.username, me.tenant_id) == (
             "api_key",
@@ -151,8 +151,11 @@ class TestListing:
         assert [user["id"] for user in page["users"]] == made[1:]
 
     def test_a_tenant_selects(self, root: httpx.Client):
-        assert root.get(USERS, params={"tenant_id": "default"}).json() == root.get(USERS).json()
-        assert root.get(USERS, params={"tenant_id": "other"}).json() == {"users": [], "count": 0, "next_cursor": None}
+        everybody = root.get(USERS).json()["users"]
+        for tenant_id in ("default", "other"):
+            users = root.get(USERS, params={"tenant_id": tenant_id}).json()["users"]
+            assert users == [user for user in everybody if user["tenant_id"] == tenant_id] != []
+        assert root.get(USERS, params={"tenant_id": "nobodys"}).json() == {"users": [], "count": 0, "next_cursor": None}
 
     @pytest.mark.parametrize(
         ("parameters", "code"),
@@ -228,7 +231,7 @@ class TestChanging:
 
 class TestTheLastAdministrator:
     def test_stays(self, start: Callable[..., Core]):
-        core = start().ready()
+        core = start(seeded=False).ready()
         with core.client(sign_in(core)) as client:
             me = client.get(ME).json()["id"]
             for change in ({"role": "developer"}, {"active": False}):

@@ -26,7 +26,7 @@ PASSWORD = "correct horse battery"
 
 def principal(role: Role = Role.ADMIN, user: User | None = None, tenant: str = "default", **fields: Any) -> Principal:
     user_id, username = ("somebody", "somebody") if user is None else (user.id, user.username)
-    return Principal("user", user_id, username, role, ROLE_PERMISSIONS[role], tenant, **fields)
+    return Principal("user", user_id, username, role, ROLE_PERMISSIONS[role], tenant, tenant, **fields)
 
 
 class Nothing(msgspec.Struct):

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 import pytest
 
 from allsource_core.identity.bootstrap import create_first_admin, prepare_first_registration
@@ -151,8 +152,8 @@ class TestAdministrators:
     def test_grant_nothing_that_they_lack(self, people: People):
         people.add()
         admin = principal()
-        less = Principal(
-            "api_key", admin.user_id, "x", Role.ADMIN, admin.permissions - {"manage_tenants"}, "default", key_id="k"
+        less = msgspec.structs.replace(
+            admin, kind="api_key", key_id="k", permissions=admin.permissions - {"manage_tenants"}
         )
         refused(people, "forbidden", less, role="admin")
         assert register(people, less, role="developer").role is Role.DEVELOPER

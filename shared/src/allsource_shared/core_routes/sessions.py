@@ -38,6 +38,7 @@ SESSION_ROUTES: Final = (
         path=f"{API_PREFIX}/auth/logout",
         access=Access.USER,
         summary="End the session that the access token belongs to",
+        serves_expired_passwords=True,
         response_types=(),
         status=204,
         problems=("overloaded",),

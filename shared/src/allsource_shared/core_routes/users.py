@@ -87,6 +87,7 @@ USER_ROUTES: Final = (
         path=f"{API_PREFIX}/auth/me",
         access=Access.ANY,
         summary="Who one is: the user, or the API key",
+        serves_expired_passwords=True,
         response=users.Me,
     ),
     Route(
@@ -95,6 +96,7 @@ USER_ROUTES: Final = (
         path=f"{API_PREFIX}/auth/password",
         access=Access.USER,
         summary="Change one's own password; the other sessions end",
+        serves_expired_passwords=True,
         request=users.PasswordChange,
         response_types=(),
         status=204,

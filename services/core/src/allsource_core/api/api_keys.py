@@ -56,7 +56,7 @@ class ApiKeyRoutes:
     async def create(self, call: Call) -> StreamResponse:
         """``POST auth/api-keys``."""
         media_type(call)
-        body = await self._bodies.read(call.request, _BODY_BYTES_MAX)
+        body = await self._bodies.read(call, _BODY_BYTES_MAX)
         try:
             new = decode_body(_new_key_decoder, body)
             note_unknown_fields(call, body, NewApiKey)

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 from aiohttp.web import StreamResponse
 
+from allsource_core.api.admission import Admission
 from allsource_core.api.bodies import Bodies, media_type
 from allsource_core.api.call import Call, Handler, encoded_response
 from allsource_core.api.event_views import appended_rows
@@ -23,10 +24,12 @@ from allsource_core.engine import (
     NESTING_MAX,
     AppendCondition,
     Appended,
+    AppendUncertainError,
     ConditionItem,
     EventStore,
     InvalidEventError,
 )
+from allsource_core.tenancy.metering import Metering
 from allsource_shared.problems import ApiError, ProblemItem
 from allsource_shared.routes import NDJSON
 from allsource_shared.wire import events
@@ -42,6 +45,9 @@ class _LenientEvent(NewEvent, forbid_unknown_fields=False):
 _event_decoder: Final = msgspec.json.Decoder(_LenientEvent)
 _strict_decoder: Final = msgspec.json.Decoder(NewEvent)
 _batch_decoder: Final = msgspec.json.Decoder(EventBatch)
+
+_EVENTS_A_TOKEN: Final = 100
+"""So many events of a batch cost as much as a request."""
 
 _BATCH_ANSWER: Final = b'{"count":%d,"first_position":%d,"last_position":%d%b%b}'
 """An `AppendedBatch`, encoded; tests compare it with what the encoder makes of that."""
@@ -67,10 +73,14 @@ _STRUCTURE: Final = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[\]{},]', re.DOTALL)
 class AppendRoutes:
     """Handlers of ``POST events`` and ``POST events/batch``."""
 
-    def __init__(self, store: EventStore, bodies: Bodies, metrics: CoreMetrics) -> None:
+    def __init__(
+        self, store: EventStore, bodies: Bodies, metrics: CoreMetrics, admission: Admission, metering: Metering
+    ) -> None:
         self._store = store
         self._bodies = bodies
         self._metrics = metrics
+        self._admission = admission
+        self._metering = metering
 
     @property
     def handlers(self) -> dict[str, Handler]:
@@ -84,14 +94,14 @@ class AppendRoutes:
         """``POST events``."""
         options = parse_query(call, AppendOptions)
         media_type(call)
-        body = await self._bodies.read(call.request, _EVENT_BYTES_MAX)
+        body = await self._bodies.read(call, _EVENT_BYTES_MAX)
         try:
             event = _decode_event(call, body)
         except RecursionError:
             key, _ = await asyncio.to_thread(_deep_place, body, _EVENT_NESTING)
             raise invalid_event(key or "$", _TOO_DEEP) from None
         try:
-            appended = await self._append(call, EventBatch([event]), options)
+            appended = await self._append(call, EventBatch([event]), options, len(body))
         except InvalidEventError as error:
             raise invalid_event(error.field, error.message) from None
         row = next(appended_rows(appended.events))
@@ -101,14 +111,15 @@ class AppendRoutes:
         """``POST events/batch``."""
         options = parse_query(call, AppendOptions)
         media = media_type(call)
-        body = await self._bodies.read(call.request)
+        body = await self._bodies.read(call)
         try:
             batch = EventBatch(_decode_lines(body)) if media == NDJSON else decode_body(_batch_decoder, body)
         except RecursionError:
             # Finding the event means to walk the whole body; elsewhere, so that others are served meanwhile.
             index = await asyncio.to_thread(deep_event_index, body, lines=media == NDJSON)
             raise invalid_event("events" if index is None else f"events[{index}]", _TOO_DEEP) from None
-        appended = await self._append(call, batch, options)
+        self._admission.charge_more(call, len(batch.events) / _EVENTS_A_TOKEN)
+        appended = await self._append(call, batch, options, len(body))
         minimal = "return=minimal" in call.request.headers.get("Prefer", "").lower()
         events = b"" if minimal else b',"events":[%b]' % b",".join(appended_rows(appended.events))
         places = len(appended), appended.first_position, appended.last_position
@@ -117,17 +128,33 @@ class AppendRoutes:
             response.headers["Preference-Applied"] = "return=minimal"
         return response
 
-    async def _append(self, call: Call, batch: EventBatch, options: AppendOptions) -> Appended:
+    async def _append(self, call: Call, batch: EventBatch, options: AppendOptions, body_bytes: int) -> Appended:
         started = time.perf_counter()
-        appended = await self._store.append_async(
-            call.principal.tenant_id,
-            batch.events,
-            expected_versions=batch.expected_versions,
-            condition=None if batch.condition is None else _checked_condition(batch.condition),
-            dry_run=options.dry_run,
-            decoded=True,
-        )
-        if not (appended.duplicate or appended.dry_run):
+        tenant_id = call.principal.tenant_id
+        condition = None if batch.condition is None else _checked_condition(batch.condition)
+        reservation = self._metering.append(tenant_id, batch.events, body_bytes)
+        try:
+            appended = await self._store.append_async(
+                tenant_id,
+                batch.events,
+                expected_versions=batch.expected_versions,
+                condition=condition,
+                dry_run=options.dry_run,
+                decoded=True,
+            )
+        except (AppendUncertainError, asyncio.CancelledError):
+            # It may be stored: who can't tell counts it, until the store is asked.
+            reservation.keep()
+            raise
+        except BaseException:
+            reservation.release()
+            raise
+        if appended.duplicate or appended.dry_run:
+            reservation.release()
+        else:
+            # Counting bytes costs as much as all else here: only where somebody compares them with a quota.
+            size = appended.content_bytes if reservation.limits_bytes else None
+            reservation.commit(appended.recorded_at, size)
             self._metrics.appended(len(appended), time.perf_counter() - started)
         return appended
 

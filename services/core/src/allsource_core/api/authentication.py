@@ -2,96 +2,139 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
+import msgspec
 from aiohttp.web import BaseRequest
 
 from allsource_core.api.addresses import is_of_gateway
-from allsource_core.api.tenants import check_tenant
+from allsource_core.identity.credentials import Credentials
 from allsource_core.identity.principals import Principal
 from allsource_shared.access import check_access
-from allsource_shared.permissions import ROLE_PERMISSIONS, Permission
+from allsource_shared.permissions import Permission
 from allsource_shared.problems import ApiError
 from allsource_shared.routes import Access, Route
-from allsource_shared.tokens import TokenVerifier
 
-__all__ = ["Authenticator"]
+__all__ = ["Authenticator", "has_credential"]
 
 _TENANT_HEADER: Final = "X-Tenant-ID"
 
 
 class Authenticator:
-    """Authenticates and authorises requests.
+    """Finds out who calls, and whether they may call a route.
 
     Args:
-        verifier: of access tokens.
         metrics_public: whether `Access.CONFIGURED` routes are open to everybody.
         gateway_key: that gateways send; empty where there are none.
     """
 
-    def __init__(self, verifier: TokenVerifier, *, metrics_public: bool, gateway_key: str) -> None:
-        self._gateway_key = gateway_key
-        self._verifier = verifier
+    def __init__(self, *, metrics_public: bool, gateway_key: str) -> None:
         self._metrics_public = metrics_public
+        self._gateway_key = gateway_key
+        self._credentials: Credentials | None = None
+        self._tenant_exists: Callable[[str], bool] = lambda _tenant_id: False
+        self._note_use: Callable[[str], None] = lambda _key_id: None
 
-    def admit(self, request: BaseRequest, route: Route) -> Principal | None:
-        """The principal of a request if it may call the route; None on a public one, and for a gateway.
+    def begin(
+        self, credentials: Credentials, tenant_exists: Callable[[str], bool], note_use: Callable[[str], None]
+    ) -> None:
+        """Know users, keys and tenants from now on. Until then whatever asks for a credential is ``starting``.
 
-        Raises:
-            ApiError: ``unauthorized``, ``forbidden``, ``reserved_tenant``, ``bad_header``, ``not_found``.
+        Args:
+            credentials: of users and keys.
+            tenant_exists: whether an administrator may work in a tenant.
+            note_use: told of every use of an API key.
         """
-        needed = route.access
-        if needed is Access.PUBLIC or (needed is Access.CONFIGURED and self._metrics_public):
-            return None
-        if needed is Access.GATEWAY and is_of_gateway(request, self._gateway_key):
-            return None
-        principal = self.identify(request)
-        check_access(needed, principal)
-        return principal
+        self._credentials = credentials
+        self._tenant_exists = tenant_exists
+        self._note_use = note_use
+
+    def is_open(self, route: Route) -> bool:
+        """Whether a route asks for no credential."""
+        access = route.access
+        return access is Access.PUBLIC or (access is Access.CONFIGURED and self._metrics_public)
 
     def identify(self, request: BaseRequest) -> Principal:
-        """The principal of a request.
+        """The principal of a request, in the tenant that it works in.
 
         Raises:
-            ApiError: ``unauthorized``, ``reserved_tenant``; for ``X-Tenant-ID`` also ``bad_header``, ``forbidden``,
-                ``not_found``.
+            ApiError: ``unauthorized``, ``tenant_inactive``, ``reserved_tenant``, ``starting``; for ``X-Tenant-ID`` also
+                ``bad_header``, ``forbidden``, ``not_found``.
         """
-        named = request.headers.getall(_TENANT_HEADER, [])
-        principal, _ = self.introspect(_credential(request), named[0] if named else None)
+        headers = request.headers
+        principal = self._principal(_credential(request))
+        if principal.key_id:
+            self._note_use(principal.key_id)
+        named = headers.getall(_TENANT_HEADER, None)
+        if named is None:
+            return principal
         if len(named) > 1:
             raise ApiError("bad_header", f"there is more than one {_TENANT_HEADER} header")
-        return principal
+        return self._in_tenant(principal, named[0])
 
     def introspect(self, credential: str, tenant_id: str | None) -> tuple[Principal, float]:
-        """The principal of a credential, in the tenant that is named with it; and when it expires.
+        """The principal of a credential that somebody else was shown, in the tenant that it names; and when it expires.
 
         Raises:
             ApiError: as `identify`.
         """
-        claims = self._verifier.verify(credential)
-        if claims.tenant_id.startswith("_"):
-            raise ApiError("reserved_tenant", "the access token names a reserved tenant")
-        principal = Principal(
-            kind="user",
-            user_id=claims.sub,
-            username=claims.username,
-            role=claims.role,
-            permissions=ROLE_PERMISSIONS[claims.role],
-            tenant_id=claims.tenant_id,
-            session_id=claims.session_id,
-        )
-        if tenant_id is not None:
-            check_tenant(tenant_id, principal, where=_TENANT_HEADER)
-        return principal, claims.exp
+        if self._credentials is None:
+            raise _starting()
+        found = self._credentials.identify(credential)
+        if tenant_id is None:
+            return found.principal, found.expires_at
+        return self._in_tenant(found.principal, tenant_id), found.expires_at
+
+    def check(self, principal: Principal, route: Route) -> None:
+        """Refuse a call that its caller may not make.
+
+        Raises:
+            ApiError: ``forbidden``, ``password_change_required``.
+        """
+        if principal.must_change_password and not route.serves_expired_passwords:
+            raise ApiError("password_change_required", "change your password first: POST /api/v1/auth/password")
+        check_access(route.access, principal)
+
+    def is_gateway(self, request: BaseRequest) -> bool:
+        """Whether a gateway sends this request, for itself or for somebody else."""
+        return is_of_gateway(request, self._gateway_key)
 
     def may_see_figures(self, request: BaseRequest) -> bool:
         """Whether a request to a public route bears a credential with the permission `metrics`."""
-        if "Authorization" not in request.headers and "X-API-Key" not in request.headers:
+        if not has_credential(request):
             return False
         try:
-            return Permission.METRICS in self.identify(request).permissions
+            principal = self.identify(request)
         except ApiError:
             return False
+        return Permission.METRICS in principal.permissions and not principal.must_change_password
+
+    def _principal(self, credential: str) -> Principal:
+        if self._credentials is None:
+            raise _starting()
+        return self._credentials.identify(credential).principal
+
+    def _in_tenant(self, principal: Principal, tenant_id: str) -> Principal:
+        """The principal as it works in a tenant that it names."""
+        if tenant_id.startswith("_"):
+            raise ApiError("reserved_tenant", f"{_TENANT_HEADER} names a reserved tenant")
+        if tenant_id == principal.tenant_id:
+            return principal
+        if Permission.MANAGE_TENANTS not in principal.permissions:
+            raise ApiError("forbidden", f"{_TENANT_HEADER} names another tenant than yours")
+        if not self._tenant_exists(tenant_id):
+            raise ApiError("not_found", f"there is no tenant {tenant_id[:128]!r}")
+        return msgspec.structs.replace(principal, tenant_id=tenant_id)
+
+
+def has_credential(request: BaseRequest) -> bool:
+    """Whether a request bears anything that is meant as a credential."""
+    return "Authorization" in request.headers or "X-API-Key" in request.headers
+
+
+def _starting() -> ApiError:
+    return ApiError("starting", "the store is recovering; see /health/ready", headers={"Retry-After": "1"})
 
 
 def _credential(request: BaseRequest) -> str:

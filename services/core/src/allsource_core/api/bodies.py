@@ -32,16 +32,18 @@ class Bodies:
         self._bytes_max = bytes_max
         self._timeout_seconds = timeout_seconds
 
-    async def read(self, request: BaseRequest, bytes_max: int | None = None) -> bytes:
+    async def read(self, call: Call, bytes_max: int | None = None) -> bytes:
         """The unpacked body of a request.
 
         Args:
-            request: whose body is read.
+            call: whose body is read.
             bytes_max: a smaller limit than that of every body.
 
         Raises:
-            ApiError: ``body_too_large``, ``unsupported_media_type``, ``bad_request``, ``request_timeout``.
+            ApiError: ``body_too_large``, ``unsupported_media_type``, ``bad_request``, ``request_timeout``; as
+                `Call.recheck`, where it took time.
         """
+        request = call.request
         encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower()
         if encoding not in _ENCODINGS:
             raise ApiError("unsupported_media_type", f"Content-Encoding must be one of {', '.join(_ENCODINGS)}")
@@ -55,6 +57,7 @@ class Bodies:
                 body = content.read_nowait()
             else:
                 body = await self._receive(request, self._bytes_max if encoding != "identity" else bytes_max)
+                call.recheck(call)
             if encoding != "identity":
                 body = await asyncio.to_thread(_unpack, body, encoding, bytes_max)
         except TimeoutError:

@@ -10,6 +10,7 @@ from aiohttp.web import BaseRequest, StreamResponse
 
 from allsource_core.api.answers import JsonResponse
 from allsource_core.identity.principals import Principal
+from allsource_core.tenancy.rate_limits import Verdict
 from allsource_shared.context import RequestIds
 from allsource_shared.routes import JSON, Match
 
@@ -26,6 +27,9 @@ class Call(msgspec.Struct):
         ids: of the request.
         caller: who calls; None on public routes.
         ignored: names of unknown fields and parameters that the route ignores, for the ``Warning`` header.
+        recheck: refuses the call if its caller may no longer make it; to be called after any wait.
+        revision: of the changes when the caller was last looked at.
+        verdict: of the last rate limit; None where there is none.
     """
 
     request: BaseRequest
@@ -34,6 +38,9 @@ class Call(msgspec.Struct):
     ids: RequestIds
     caller: Principal | None
     ignored: list[str]
+    recheck: Callable[[Call], None]
+    revision: int = 0
+    verdict: Verdict | None = None
 
     @property
     def principal(self) -> Principal:

@@ -11,7 +11,7 @@ import structlog
 from aiohttp import hdrs
 from aiohttp.web import BaseRequest, HTTPException, StreamResponse
 
-from allsource_core.api.authentication import Authenticator
+from allsource_core.api.admission import Admission, rate_headers
 from allsource_core.api.call import Call, Handler
 from allsource_core.api.lifecycle import Lifecycle, Phase
 from allsource_core.api.metrics import CoreMetrics
@@ -37,21 +37,21 @@ class Dispatcher:
 
     Args:
         routes: the table.
-        authenticator, lifecycle, metrics: asked about and told of every request.
+        admission, lifecycle, metrics: asked about and told of every request.
         log_requests: ``all``, ``errors`` (5xx) or ``none``.
     """
 
     def __init__(
         self,
         routes: RouteTable,
-        authenticator: Authenticator,
+        admission: Admission,
         lifecycle: Lifecycle,
         metrics: CoreMetrics,
         *,
         log_requests: str,
     ) -> None:
         self._routes = routes
-        self._authenticator = authenticator
+        self._admission = admission
         self._lifecycle = lifecycle
         self._metrics = metrics
         self._log_from_status = {"all": 0, "errors": 500, "none": 1000}[log_requests]
@@ -79,15 +79,20 @@ class Dispatcher:
         ids = begin_request(headers.get(REQUEST_ID_HEADER), headers.get(TRACEPARENT_HEADER))
         operation = _UNMATCHED
         status = 499
+        call = None
         try:
             path, query = read_target(request.raw_path.encode("utf-8", "surrogateescape"))
             match = self._routes.match(request.method, path)
             operation = match.route.operation
-            call = Call(request, match, query.decode("utf-8", "surrogateescape"), ids, None, [])
+            call = Call(
+                request, match, query.decode("utf-8", "surrogateescape"), ids, None, [], self._admission.recheck
+            )
             response = await self._admit(call)(call)
             if not response.prepared:
                 response.headers[REQUEST_ID_HEADER] = ids.request_id
                 response.headers[hdrs.SERVER] = SERVER_NAME
+                if call.caller is not None:
+                    response.headers.update(rate_headers(call.verdict))
                 if call.ignored:
                     warn_of_ignored(response, call.ignored)
             status = response.status
@@ -107,6 +112,8 @@ class Dispatcher:
                     request.transport.abort()
                 raise ConnectionResetError from error
             response = self._refuse(error, ids)
+            if call is not None and call.caller is not None:
+                response.headers.update(rate_headers(call.verdict))
             status = response.status
         finally:
             self._finish(request.method, operation, status, time.perf_counter() - started)
@@ -120,7 +127,7 @@ class Dispatcher:
             raise ApiError("starting", "the store is recovering; see /health/ready", headers={"Retry-After": "1"})
         if self._lifecycle.phase is Phase.STOPPING and not route.path.startswith("/health"):
             raise ApiError("stopping", "the service is shutting down", headers={"Retry-After": "1"})
-        call.caller = self._authenticator.admit(call.request, route)
+        self._admission.admit(call)
         return handler
 
     def _refuse(self, error: Exception, ids: RequestIds) -> StreamResponse:

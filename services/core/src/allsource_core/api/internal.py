@@ -60,7 +60,7 @@ class InternalRoutes:
         """``POST /internal/v1/introspect``. A refused credential is an answer, too; what passes by itself is none."""
         refuse_query(call)
         media_type(call)
-        body = await self._bodies.read(call.request, _INTROSPECT_BYTES_MAX)
+        body = await self._bodies.read(call, _INTROSPECT_BYTES_MAX)
         asked = decode_body(_introspect_decoder, body)
         principal = problem = None
         # Nothing is waited for in between: the revision is that of the moment at which the credential was judged.

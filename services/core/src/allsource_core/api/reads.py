@@ -13,6 +13,7 @@ import msgspec
 from aiohttp import hdrs
 from aiohttp.web import StreamResponse
 
+from allsource_core.api.admission import rate_headers
 from allsource_core.api.call import Call, Handler, encoded_response
 from allsource_core.api.cursors import decode_cursor, encode_cursor
 from allsource_core.api.event_views import event_rows
@@ -20,6 +21,7 @@ from allsource_core.api.media import preferred_type
 from allsource_core.api.metrics import CoreMetrics
 from allsource_core.api.problem_details import SERVER_NAME
 from allsource_core.api.requests import parse_event_id, parse_query
+from allsource_core.api.running_streams import RunningStreams
 from allsource_core.api.warnings import warn_of_ignored
 from allsource_core.api.written_rows import WrittenRows
 from allsource_core.engine import (
@@ -31,6 +33,7 @@ from allsource_core.engine import (
     EventStore,
     name_fault,
 )
+from allsource_core.tenancy.metering import Metering
 from allsource_shared.context import REQUEST_ID_HEADER
 from allsource_shared.problems import ApiError, ProblemItem
 from allsource_shared.routes import NDJSON
@@ -58,9 +61,11 @@ _PIECE_EVENTS_MAX: Final = 1024
 class ReadRoutes:
     """Handlers of ``GET events/query`` and ``GET events/{event_id}``."""
 
-    def __init__(self, store: EventStore, metrics: CoreMetrics) -> None:
+    def __init__(self, store: EventStore, metrics: CoreMetrics, metering: Metering, streams: RunningStreams) -> None:
         self._store = store
         self._metrics = metrics
+        self._metering = metering
+        self._streams = streams
         self._waiting: Counter[str] = Counter()
         self._written = WrittenRows()
 
@@ -77,10 +82,12 @@ class ReadRoutes:
         parameters = parse_query(call, QueryParameters)
         media = preferred_type(call)
         query = _to_query(parameters)
-        await self._caught_up(call.principal.tenant_id, parameters)
+        self._metering.query(call.principal.tenant_id)
+        await self._caught_up(call, parameters)
         started = time.perf_counter()
         if media == NDJSON:
-            response = await self._stream(call, query)
+            with self._streams.watch(call):
+                response = await self._stream(call, query)
         else:
             response = encoded_response(await self._page(call.principal.tenant_id, query, parameters))
         self._metrics.queries.labels("stream" if media == NDJSON else "page").inc()
@@ -118,6 +125,7 @@ class ReadRoutes:
         response = StreamResponse(
             headers={"Content-Type": NDJSON, REQUEST_ID_HEADER: call.ids.request_id, hdrs.SERVER: SERVER_NAME}
         )
+        response.headers.update(rate_headers(call.verdict))
         warn_of_ignored(response, call.ignored)
         await response.prepare(call.request)
         if call.request.method == hdrs.METH_HEAD:
@@ -146,9 +154,10 @@ class ReadRoutes:
     async def get_event(self, call: Call) -> StreamResponse:
         """``GET events/{event_id}``."""
         options = parse_query(call, ReadOptions)
-        await self._caught_up(call.principal.tenant_id, options)
-        started = time.perf_counter()
         event_id = parse_event_id(call.match.parameters["event_id"])
+        self._metering.query(call.principal.tenant_id)
+        await self._caught_up(call, options)
+        started = time.perf_counter()
         event = await self._store.get_async(call.principal.tenant_id, event_id)
         self._metrics.queries.labels("by_id").inc()
         self._metrics.query_seconds.observe(time.perf_counter() - started)
@@ -156,14 +165,16 @@ class ReadRoutes:
             raise ApiError("not_found", f"there is no event {event_id}")
         return encoded_response(next(event_rows((event,))))
 
-    async def _caught_up(self, tenant_id: str, options: ReadOptions) -> None:
+    async def _caught_up(self, call: Call, options: ReadOptions) -> None:
         """Wait for the position that the caller wants to see.
 
         Raises:
-            ApiError: ``not_yet``, with the position reached; ``rate_limited`` if too many of the tenant's wait.
+            ApiError: ``not_yet``, with the position reached; ``rate_limited`` if too many of the tenant's wait; after
+                waiting, as `Call.recheck`.
         """
         if options.min_position <= self._store.last_position:
             return
+        tenant_id = call.principal.tenant_id
         if self._waiting[tenant_id] >= _WAITING_MAX:
             detail = f"{_WAITING_MAX} reads of this tenant wait for a position already"
             raise ApiError("rate_limited", detail, headers={"Retry-After": "1"})
@@ -174,6 +185,7 @@ class ReadRoutes:
             self._waiting[tenant_id] -= 1
             if not self._waiting[tenant_id]:
                 del self._waiting[tenant_id]
+        call.recheck(call)
         if not reached:
             raise ApiError(
                 "not_yet",

@@ -66,7 +66,7 @@ class RegistrationRoutes:
         self._registrar.check_caller(by)
         refuse_query(call)
         media_type(call)
-        body = await self._bodies.read(call.request, _BODY_BYTES_MAX)
+        body = await self._bodies.read(call, _BODY_BYTES_MAX)
         try:
             wanted = decode_body(_decoder, body)
             note_unknown_fields(call, body, Registration)

@@ -82,7 +82,7 @@ class RetentionRoutes:
 
     async def _put(self, call: Call, prefix: str) -> StreamResponse:
         media_type(call)
-        body = await self._bodies.read(call.request, _BODY_BYTES_MAX)
+        body = await self._bodies.read(call, _BODY_BYTES_MAX)
         try:
             bounds = decode_body(_bounds_decoder, body)
         except RecursionError:

@@ -106,7 +106,7 @@ class SessionRoutes:
     async def _read(self, call: Call, decoder: msgspec.json.Decoder[_T], struct: type[_T]) -> _T:
         """The body of a request that anybody may make."""
         media_type(call)
-        body = await self._bodies.read(call.request, _BODY_BYTES_MAX)
+        body = await self._bodies.read(call, _BODY_BYTES_MAX)
         try:
             decoded = decode_body(decoder, body)
             if call.match.route.lenient:

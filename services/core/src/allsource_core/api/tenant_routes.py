@@ -212,7 +212,7 @@ class TenantRoutes:
     async def _decode(self, call: Call, decoder: msgspec.json.Decoder[StructT], struct: type[StructT]) -> StructT:
         refuse_query(call)
         media_type(call)
-        body = await self._bodies.read(call.request, _BODY_BYTES_MAX)
+        body = await self._bodies.read(call, _BODY_BYTES_MAX)
         try:
             decoded = decode_body(decoder, body)
             if call.match.route.lenient:

@@ -1,4 +1,4 @@
-"""Which tenant a request may name."""
+"""Which tenant a request may name elsewhere than in ``X-Tenant-ID``."""
 
 from __future__ import annotations
 
@@ -10,24 +10,22 @@ __all__ = ["check_own_tenant", "check_tenant"]
 
 
 def check_tenant(named: str, principal: Principal | None, *, where: str) -> None:
-    """Refuse a request that names a tenant which its caller may not work in.
+    """Refuse a request that names another tenant than the one that it works in.
 
     Args:
         named: the tenant.
         principal: who calls, or None before signing in.
-        where: the header, field or parameter that names it.
+        where: the field or parameter that names it.
 
     Raises:
-        ApiError: ``reserved_tenant``; ``forbidden`` for another tenant than one's own, unless one may choose; then
-            ``not_found``, as there is no other.
+        ApiError: ``reserved_tenant``, ``forbidden``.
     """
     if named.startswith("_"):
         raise ApiError("reserved_tenant", f"{where} names a reserved tenant")
-    if principal is None or named == principal.tenant_id:
-        return
-    if Permission.MANAGE_TENANTS not in principal.permissions:
-        raise ApiError("forbidden", f"{where} names another tenant than yours")
-    raise ApiError("not_found", f"there is no tenant {named[:128]!r}")
+    if principal is not None and named != principal.tenant_id:
+        raise ApiError(
+            "forbidden", f"{where} names another tenant than the one you work in; administrators choose by X-Tenant-ID"
+        )
 
 
 def check_own_tenant(named: str, principal: Principal) -> None:

@@ -8,7 +8,7 @@ from itertools import islice
 from typing import Final
 
 import msgspec
-from aiohttp.web import Response, StreamResponse
+from aiohttp.web import BaseRequest, Response, StreamResponse
 from msgspec import UNSET
 
 from allsource_core.api.bodies import Bodies, media_type
@@ -42,6 +42,7 @@ class UserRoutes:
     Args:
         users, accounts, bodies: of the service.
         describe_key: what is told of the API key of an id; None where there is none.
+        address: where a request comes from.
     """
 
     def __init__(
@@ -51,11 +52,13 @@ class UserRoutes:
         bodies: Bodies,
         *,
         describe_key: Callable[[str], ApiKeyView | None],
+        address: Callable[[BaseRequest], str],
     ) -> None:
         self._users = users
         self._accounts = accounts
         self._bodies = bodies
         self._describe_key = describe_key
+        self._address = address
 
     @property
     def handlers(self) -> dict[str, Handler]:
@@ -122,7 +125,7 @@ class UserRoutes:
         """``POST auth/password``."""
         change = await self._body(call, _password_decoder)
         await self._accounts.change_password(
-            call.principal, current=change.current, new=change.new, address=call.request.remote or ""
+            call.principal, current=change.current, new=change.new, address=self._address(call.request)
         )
         return Response(status=204)
 
@@ -148,7 +151,7 @@ class UserRoutes:
     async def _body(self, call: Call, decoder: msgspec.json.Decoder[StructT]) -> StructT:
         refuse_query(call)
         media_type(call)
-        body = await self._bodies.read(call.request, _BODY_BYTES_MAX)
+        body = await self._bodies.read(call, _BODY_BYTES_MAX)
         try:
             return decode_body(decoder, body)
         except RecursionError:

@@ -20,6 +20,7 @@ class Principal(msgspec.Struct, frozen=True):
         role: of the user, or of the key.
         permissions: what it may do; of a key no more than its owner may.
         tenant_id: the tenant that this request works in.
+        home_tenant_id: the tenant that it belongs to.
         key_id: of the API key.
         session_id: of the user's session.
         must_change_password: it may do nothing but change its password, and leave.
@@ -31,6 +32,7 @@ class Principal(msgspec.Struct, frozen=True):
     role: Role
     permissions: frozenset[Permission]
     tenant_id: str
+    home_tenant_id: str
     key_id: str = ""
     session_id: str = ""
     must_change_password: bool = False

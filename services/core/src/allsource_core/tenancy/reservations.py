@@ -90,11 +90,13 @@ class Reservation(msgspec.Struct, gc=False):
     Attributes:
         account: of the tenant; None once it is settled.
         events, bytes: that are reserved.
+        limits_bytes: the tenant has a quota of them, so `commit` is to be told how many there are.
     """
 
     account: Account | None
     events: int
     bytes: int
+    limits_bytes: bool
 
     def commit(self, appended_recorded_at: int, appended_bytes: int | None = None) -> None:
         """The events are stored.

@@ -139,7 +139,7 @@ class UsageLedger:
         account.reservations += 1
         account.events += events
         account.bytes += bytes
-        return Reservation(account, events, bytes)
+        return Reservation(account, events, bytes, quotas.max_storage_bytes > 0)
 
     def _check(self, tenant_id: str, account: Account, quotas: Quotas, events: int, size: int) -> None:
         now = self._clock()

@@ -1,0 +1,64 @@
+"""Answers that go on for long, and are broken off when their callers may no longer have them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import structlog
+
+from allsource_core.api.call import Call
+from allsource_core.changes import Changes
+from allsource_shared.problems import ApiError
+
+__all__ = ["RunningStreams"]
+
+
+class RunningStreams:
+    """Looks at every caller again when something changed of who may do what. For one event loop.
+
+    A stream whose caller is refused is broken off where it is, so that nobody takes it for complete; what the caller's
+    own system has received by then is all that it gets.
+
+    Args:
+        changes: of who may do what.
+    """
+
+    def __init__(self, changes: Changes) -> None:
+        self._calls: dict[int, Call] = {}
+        self._look_is_due = False
+        changes.listen(self._changed)
+
+    def __len__(self) -> int:
+        return len(self._calls)
+
+    @contextmanager
+    def watch(self, call: Call) -> Iterator[None]:
+        """Watch over a call while it is answered.
+
+        Raises:
+            ApiError: as `Call.recheck`: something changed before the answer begins.
+        """
+        call.recheck(call)
+        self._calls[id(call)] = call
+        try:
+            yield
+        finally:
+            del self._calls[id(call)]
+
+    def _changed(self) -> None:
+        # Not at once: more may change together with this, and be half done.
+        if self._calls and not self._look_is_due:
+            self._look_is_due = True
+            asyncio.get_running_loop().call_soon(self._look)
+
+    def _look(self) -> None:
+        self._look_is_due = False
+        for call in list(self._calls.values()):
+            try:
+                call.recheck(call)
+            except ApiError as error:
+                structlog.get_logger().info("stream_broken_off", reason=error.code)
+                if call.request.transport is not None:
+                    call.request.transport.abort()

@@ -1,0 +1,76 @@
+"""What tenants use, held against what they may."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from allsource_core.tenancy.errors import QuotaExceededError, UnknownTenantError
+from allsource_core.tenancy.reservations import Reservation
+from allsource_core.tenancy.tenants import Tenant, TenantDirectory
+from allsource_core.tenancy.usage import UsageLedger
+from allsource_shared.wire.events import NewEvent
+
+__all__ = ["Metering", "accepted_bytes"]
+
+
+class Metering:
+    """Counts what tenants do against their quotas as they are now.
+
+    Args:
+        ledger: of what is used.
+        tenants: that have quotas.
+    """
+
+    def __init__(self, ledger: UsageLedger, tenants: TenantDirectory) -> None:
+        self._ledger = ledger
+        self._tenants = tenants
+
+    def append(self, tenant_id: str, events: Sequence[NewEvent], body_bytes: int) -> Reservation:
+        """Reserve what an append takes. The caller says of the reservation how it ended.
+
+        Args:
+            tenant_id: who appends.
+            events: that are appended.
+            body_bytes: of the request that they came in; what is counted of them is never more.
+
+        Raises:
+            UnknownTenantError: the tenant is being deleted, or is not there any more.
+            QuotaExceededError: events a day, or storage.
+        """
+        quotas = self._find(tenant_id).quotas
+        try:
+            return self._ledger.reserve(tenant_id, quotas, len(events), body_bytes)
+        except QuotaExceededError:
+            if not quotas.max_storage_bytes:
+                raise
+        # It costs as much as everything else here to know it exactly.
+        return self._ledger.reserve(tenant_id, quotas, len(events), accepted_bytes(events))
+
+    def query(self, tenant_id: str) -> None:
+        """Count a query.
+
+        Raises:
+            UnknownTenantError: as `append`.
+            QuotaExceededError: queries an hour.
+        """
+        self._ledger.count_query(tenant_id, self._find(tenant_id).quotas)
+
+    def _find(self, tenant_id: str) -> Tenant:
+        tenant = self._tenants.find(tenant_id)
+        if tenant.deleting:
+            raise UnknownTenantError(f"the tenant {tenant_id!r} is being deleted")
+        return tenant
+
+
+def accepted_bytes(events: Sequence[NewEvent]) -> int:
+    """What is counted of events: UTF-8 bytes of entity id, event type and tags, bytes of payload and metadata.
+
+    At most: the engine takes line breaks out of payloads, and stores `null` of metadata not at all.
+    """
+    texts = [text for event in events for text in (event.entity_id, event.event_type, *(event.tags or ()))]
+    size = len("".join(texts).encode("utf-8", "surrogatepass"))
+    for event in events:
+        size += memoryview(event.payload).nbytes
+        if event.metadata is not None:
+            size += memoryview(event.metadata).nbytes
+    return size
