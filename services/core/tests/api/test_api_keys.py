@@ -34,7 +34,7 @@ def core(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Core]:
         users = UserDirectory(Facts(store), Changes())
         for name, role in USERS.items():
             users.create(username=name, email="", password_hash=encoded, role=role, tenant_id="default")
-    service = Core(directory)
+    service = Core(directory, seeded=False)
     yield service.ready()
     assert service.stop() == 0
     lines = [json.loads(line) for line in service.log.splitlines()]
