@@ -22,6 +22,7 @@ from allsource_core.api.lifecycle import Lifecycle
 from allsource_core.api.metrics import CoreMetrics
 from allsource_core.changes import Changes
 from allsource_core.engine import EventStore, RecoveryProgress, StoreOptions
+from allsource_core.identity.registration import FirstUser
 from allsource_core.identity.setup_token import listens_on_loopback
 from allsource_core.services import Services
 from allsource_core.settings import BootstrapAdmin, CoreSettings
@@ -75,10 +76,10 @@ async def serve(
     try:
         log.info("listening", addresses=[f"{host}:{port}" for host, port, *_ in runner.addresses], version=__version__)
         store = await asyncio.to_thread(_open_store, settings, lifecycle, stop)
-        first_without_token = dev_mode or listens_on_loopback(host for host, *_ in runner.addresses)
-        services = await asyncio.to_thread(
-            Services, settings, store, verifier, changes, first_without_token=first_without_token
-        )
+        first_user: FirstUser = "local" if listens_on_loopback(host for host, *_ in runner.addresses) else "token"
+        if dev_mode:
+            first_user = "anybody"
+        services = await asyncio.to_thread(Services, settings, store, verifier, changes, first_user=first_user)
         await asyncio.to_thread(services.prepare, admin)
         await services.start()
         authenticator.begin(services.credentials, services.tenants.is_open, services.key_uses.note_use)

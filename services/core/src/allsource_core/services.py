@@ -18,9 +18,9 @@ from allsource_core.identity.key_issuing import KeyIssuer
 from allsource_core.identity.key_uses import KeyUses
 from allsource_core.identity.passwords import Passwords
 from allsource_core.identity.refresh_tokens import RefreshTokens
-from allsource_core.identity.registration import Registrar, RegistrationRules
+from allsource_core.identity.registration import FirstUser, Registrar, RegistrationRules
 from allsource_core.identity.rules import PasswordRules
-from allsource_core.identity.session_file import SESSIONS_FILE
+from allsource_core.identity.session_file import SESSIONS_FILE, Session
 from allsource_core.identity.sessions import SessionDirectory
 from allsource_core.identity.setup_token import SETUP_TOKEN_FILE, SetupToken
 from allsource_core.identity.sign_in import SignInService
@@ -52,7 +52,7 @@ class Services:
         settings, store: of the service.
         verifier: of access tokens; it gets its keys here.
         changes: of who may do what.
-        first_without_token: whether the first user may be registered without the setup token.
+        first_user: who may register as the first one.
 
     Raises:
         SealBrokenError: the master key is not that of the data.
@@ -66,7 +66,7 @@ class Services:
         verifier: TokenVerifier,
         changes: Changes,
         *,
-        first_without_token: bool,
+        first_user: bool,
     ) -> None:
         self.settings = settings
         self.store = store
@@ -74,7 +74,7 @@ class Services:
         self.facts = Facts(store)
         self._make_directories(Path(settings.storage.data_dir))
         self._make_tokens(verifier)
-        self._make_user_services(Path(settings.storage.data_dir), first_without_token)
+        self._make_user_services(Path(settings.storage.data_dir), first_user)
         contents = tenant_contents(self.users, self.keys, self.sessions, self.usage)
         self.deletions = TenantDeletions(store, self.facts, self.tenants, changes, contents)
         # When every kind of fact has its owner.
@@ -131,7 +131,7 @@ class Services:
             now=time.time,
         )
 
-    def _make_user_services(self, data_dir: Path, first_without_token: bool) -> None:
+    def _make_user_services(self, data_dir: Path, first_user: FirstUser) -> None:
         """What signs users in, makes and changes them."""
         auth = self.settings.auth
         self.passwords = Passwords(auth.sign_in_queue_max)
@@ -146,7 +146,7 @@ class Services:
         )
         password_rules = PasswordRules(auth.password_min_length)
         self._setup = SetupToken(data_dir / SETUP_TOKEN_FILE)
-        self._registration = RegistrationRules(auth.registration, auth.open_registration_tenant, first_without_token)
+        self._registration = RegistrationRules(auth.registration, auth.open_registration_tenant, first_user)
         self.registrar = Registrar(
             self.users,
             self.passwords,
@@ -176,6 +176,7 @@ class Services:
 
     async def start(self) -> None:
         """Begin what goes on beside requests, and finish what an earlier process could not."""
+        await self.sessions.end_where(self._has_ended)
         self.key_uses.start()
         await self.usage.start()
         await self.accounts.erase_deleted()
@@ -187,6 +188,10 @@ class Services:
         await asyncio.to_thread(self.sessions.close)
         await self.key_uses.close()
         await self.usage.close()
+
+    def _has_ended(self, session: Session) -> bool:
+        user = self.users.get(session.user_id)
+        return user is None or user.has_ended(session.id, session.created_at)
 
     def limit_of(self, tenant_id: str) -> RateLimit | None:
         """How fast a tenant may call; None where there is no limit, or no tenant."""

@@ -272,3 +272,36 @@ def test_no_token_is_in_any_file_or_log(start: Start):
     assert any(fourth["refresh_token"].split("_")[1].encode() in content for content in contents)
     for secret in secrets:
         assert all(secret.encode() not in content for content in [*contents, core.log.encode()])
+
+
+@pytest.mark.parametrize("how", ["password", "deactivated", "deleted"])
+def test_sessions_that_a_change_ended_do_not_come_back_with_an_older_file(start: Start, how: str):
+    """A crash between the change and the file of sessions, or a copy of the file that is put back, revives nobody."""
+    first = start().ready()
+    with first.client() as admin:
+        body = {"username": "ann", "password": PASSWORD, "role": "developer", "email": ""}
+        ann = admin.post("/api/v1/auth/register", json=body).json()["user_id"]
+        login = {"username": "ann", "password": PASSWORD}
+        kept, ended = (admin.post(LOGIN, json=login).json() for _ in range(2))
+        assert first.stop() == 0
+    path = first.data / "derived" / "sessions.sqlite"
+    before = path.read_bytes()
+    second = start().ready()
+    with second.client() as admin:
+        user = f"/api/v1/auth/users/{ann}"
+        if how == "password":
+            change = {"current": PASSWORD, "new": "another password of ann's"}
+            response = admin.post("/api/v1/auth/password", json=change, headers=bearer(kept))
+        elif how == "deactivated":
+            response = admin.patch(user, json={"active": False})
+            admin.patch(user, json={"active": True}).raise_for_status()
+        else:
+            response = admin.delete(user)
+        assert response.is_success, response.text
+    assert second.stop() == 0
+    path.write_bytes(before)
+    with start().ready().client({}) as client:
+        refusal(client.get(SESSIONS, headers=bearer(ended)), 401, "unauthorized")
+        refusal(refresh(client, ended["refresh_token"]), 401, "unauthorized")
+        goes_on = client.get(SESSIONS, headers=bearer(kept)).status_code == 200
+        assert goes_on == (how == "password")

@@ -15,7 +15,7 @@ from allsource_core.facts import Fact, Facts
 from allsource_core.identity.accounts import Accounts
 from allsource_core.identity.passwords import Passwords
 from allsource_core.identity.principals import Principal
-from allsource_core.identity.registration import Registrar, RegistrationMode, RegistrationRules
+from allsource_core.identity.registration import FirstUser, Registrar, RegistrationMode, RegistrationRules
 from allsource_core.identity.rules import PasswordRules
 from allsource_core.identity.setup_token import SetupToken
 from allsource_core.identity.users import User, UserDirectory
@@ -42,7 +42,7 @@ class People:
         directory: Path,
         *,
         mode: RegistrationMode = "bootstrap",
-        first_without_token: bool = True,
+        first_user: FirstUser = "anybody",
         queue_max: int = 64,
     ) -> None:
         self.store = store
@@ -53,7 +53,7 @@ class People:
         self.setup = SetupToken(directory / "setup-token")
         self.tenants = {"default", "guests", "acme"}
         self.ended: list[tuple[str, str]] = []
-        self.rules = RegistrationRules(mode, "guests", first_without_token)
+        self.rules = RegistrationRules(mode, "guests", first_user)
         rules = PasswordRules(12)
         self.registrar = Registrar(
             self.users,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import pytest
@@ -97,6 +98,23 @@ class TestChanging:
         with pytest.raises(IdentityRuleError) as caught:
             run(people.accounts.change(ann.id, by=less, role=Role.ADMIN))
         assert caught.value.code == "forbidden"
+
+    @pytest.mark.parametrize("change", [{"active": False}, {"password": "another password of root"}, {"email": "x@y"}])
+    def test_an_api_key_changes_no_administrators_and_makes_none(
+        self, people: People, root: User, ann: User, change: dict[str, Any]
+    ):
+        people.add("second", Role.ADMIN)
+        key = msgspec.structs.replace(principal(user=root), kind="api_key", key_id="k")
+        for call in (
+            people.accounts.change(root.id, by=key, **change),
+            people.accounts.change(ann.id, by=key, role=Role.ADMIN),
+            people.accounts.delete(people.users.named("second").id, by=key),
+        ):
+            with pytest.raises(IdentityRuleError) as caught:
+                run(call)
+            assert caught.value.code == "forbidden"
+        run(people.accounts.change(ann.id, by=key, **change))
+        run(people.accounts.delete(ann.id, by=key))
 
     def test_there_is_no_administrator_outside_default(self, people: People, root: User):
         bob = people.add("bob", Role.DEVELOPER, tenant="acme")

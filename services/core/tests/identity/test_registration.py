@@ -31,8 +31,8 @@ def wanted(username: str = "ann", password: str = PASSWORD, **fields: Any) -> Re
     return Registration(username, password, **fields)
 
 
-def register(people: People, by: Principal | None = None, **fields: Any) -> User:
-    user: User = run(people.registrar.register(wanted(**fields), by))
+def register(people: People, by: Principal | None = None, *, is_local: bool = True, **fields: Any) -> User:
+    user: User = run(people.registrar.register(wanted(**fields), by, is_local=is_local))
     assert people.users.named(user.username) is user
     return user
 
@@ -71,7 +71,7 @@ class TestTheFirst:
 
     @pytest.mark.parametrize("mode", ["bootstrap", "open"])
     def test_needs_the_setup_token_where_others_can_reach_the_core(self, gather: Gather, mode: str):
-        people = gather(mode=mode, first_without_token=False)
+        people = gather(mode=mode, first_user="token")
         refused(people, "unauthorized")
         prepare_first_registration(people.users, people.rules, people.setup)
         token = people.setup.path.read_text().strip()
@@ -85,8 +85,13 @@ class TestTheFirst:
         else:
             assert register(people, username="bob", setup_token=token).role is Role.DEVELOPER
 
+    def test_is_somebody_of_this_machine_where_others_reach_it_through_a_gateway(self, gather: Gather):
+        people = gather(first_user="local")
+        refused(people, "unauthorized", is_local=False)
+        assert register(people).role is Role.ADMIN
+
     def test_is_nobody_where_registration_is_closed(self, gather: Gather):
-        people = gather(mode="closed", first_without_token=False)
+        people = gather(mode="closed", first_user="token")
         prepare_first_registration(people.users, people.rules, people.setup)
         assert not people.setup.path.exists()
         refused(people, "unauthorized")
@@ -97,7 +102,7 @@ class TestTheFirst:
         people = gather(mode=mode)
 
         async def everybody() -> list[Any]:
-            calls = [people.registrar.register(wanted(f"ann-{n}", role="admin"), None) for n in range(8)]
+            calls = [people.registrar.register(wanted(f"ann-{n}", role="admin"), None, is_local=True) for n in range(8)]
             return await asyncio.gather(*calls, return_exceptions=True)
 
         made = [answer for answer in run(everybody()) if isinstance(answer, User)]
@@ -105,7 +110,7 @@ class TestTheFirst:
         assert people.users.all() == made
 
     def test_no_token_is_left_where_none_is_needed(self, gather: Gather):
-        people = gather(first_without_token=False)
+        people = gather(first_user="token")
         people.setup.path.write_text("left by a crash")
         create_first_admin(people.users, people.passwords, username="root", password=PASSWORD, email="")
         prepare_first_registration(people.users, people.rules, people.setup)
@@ -158,6 +163,12 @@ class TestAdministrators:
         refused(people, "forbidden", less, role="admin")
         assert register(people, less, role="developer").role is Role.DEVELOPER
 
+    def test_make_no_administrators_with_an_api_key(self, people: People):
+        people.add()
+        key = msgspec.structs.replace(principal(), kind="api_key", key_id="k")
+        refused(people, "forbidden", key, role="admin")
+        assert register(people, key, role="developer").role is Role.DEVELOPER
+
 
 class TestAnybody:
     @pytest.mark.parametrize("mode", ["bootstrap", "closed"])
@@ -207,7 +218,7 @@ class TestAnybody:
         root = people.add(password=PASSWORD)
 
         async def crowd() -> tuple[list[Any], bool]:
-            calls = [people.registrar.register(wanted(f"ann-{n}"), None) for n in range(30)]
+            calls = [people.registrar.register(wanted(f"ann-{n}"), None, is_local=True) for n in range(30)]
             registering = asyncio.gather(*calls, return_exceptions=True)
             await asyncio.sleep(0)
             signed_in = await people.passwords.verify(root.password_hash, PASSWORD)
@@ -233,7 +244,7 @@ def test_of_those_who_want_one_name_at_once_one_gets_it(people: People):
     people.add()
 
     async def everybody() -> list[Any]:
-        calls = [people.registrar.register(wanted("ann"), principal()) for _ in range(6)]
+        calls = [people.registrar.register(wanted("ann"), principal(), is_local=True) for _ in range(6)]
         return await asyncio.gather(*calls, return_exceptions=True)
 
     answers = run(everybody())

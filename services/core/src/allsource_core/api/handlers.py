@@ -41,6 +41,7 @@ def handlers_of(
             services.registrar,
             bodies,
             authenticator.identify,
+            address,
             anonymous_per_minute=settings.auth.open_registrations_per_minute,
         ),
         UserRoutes(services.users, services.accounts, bodies, describe_key=keys.describe, address=address),

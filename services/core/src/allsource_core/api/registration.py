@@ -16,6 +16,7 @@ from allsource_core.api.call import Call, Handler, json_response
 from allsource_core.api.requests import decode_body, note_unknown_fields, refuse_query
 from allsource_core.identity.principals import Principal
 from allsource_core.identity.registration import Registrar
+from allsource_core.identity.setup_token import is_loopback
 from allsource_core.tenancy.rate_limits import RateLimit, RateLimiter
 from allsource_shared.problems import ApiError
 from allsource_shared.wire.users import RegisteredUser, Registration
@@ -37,6 +38,7 @@ class RegistrationRoutes:
         registrar: makes users.
         bodies: reads bodies.
         identify: finds the principal of a request that has a credential.
+        address: where a request comes from.
         anonymous_per_minute: registrations without a credential that are looked at in a minute.
     """
 
@@ -45,12 +47,14 @@ class RegistrationRoutes:
         registrar: Registrar,
         bodies: Bodies,
         identify: Callable[[BaseRequest], Principal],
+        address: Callable[[BaseRequest], str],
         *,
         anonymous_per_minute: int,
     ) -> None:
         self._registrar = registrar
         self._bodies = bodies
         self._identify = identify
+        self._address = address
         self._limit = RateLimit(anonymous_per_minute, anonymous_per_minute)
         self._limiter = RateLimiter(time.monotonic)
 
@@ -74,7 +78,7 @@ class RegistrationRoutes:
             raise ApiError("invalid_body", "the body nests too deeply") from None
         if by is None:
             self._slow_down()
-        user = await self._registrar.register(wanted, by)
+        user = await self._registrar.register(wanted, by, is_local=is_loopback(self._address(call.request)))
         return json_response(RegisteredUser(user.id, user.username, user.email, user.role, user.tenant_id), 201)
 
     def _caller(self, call: Call) -> Principal | None:

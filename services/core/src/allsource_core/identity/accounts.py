@@ -69,13 +69,14 @@ class Accounts:
 
         Raises:
             UnknownUserError: there is no such user.
-            IdentityRuleError: ``forbidden`` for a role with permissions that the caller lacks, ``last_admin``,
-                ``admin_outside_default``.
+            IdentityRuleError: ``forbidden`` for a role with permissions that the caller lacks, and where an API key
+                would change or make an administrator; ``last_admin``, ``admin_outside_default``.
             InvalidUserError: a field is wrong, or the password too weak.
             SignInQueueFullError: too many passwords wait to be hashed.
             EngineError: as `EventStore.append`.
         """
         user = self._users.find(user_id)
+        _check_may_administrate(by, user, role)
         if role is not None and not ROLE_PERMISSIONS[role] <= by.permissions:
             raise IdentityRuleError("forbidden", f"the role {role} has permissions that you lack")
         if email is not None:
@@ -86,6 +87,8 @@ class Accounts:
             password_hash = await self._passwords.hash_async(password)
         async with self._facts.changing:
             self._facts.fold()
+            # It may have become an administrator meanwhile.
+            _check_may_administrate(by, self._users.find(user_id), role)
             user = await self._users.change(
                 user_id, role=role, active=active, email=email, password_hash=password_hash, must_change=True
             )
@@ -108,13 +111,15 @@ class Accounts:
 
         Raises:
             UnknownUserError: there is no such user.
-            IdentityRuleError: ``forbidden`` for oneself, ``last_admin``.
+            IdentityRuleError: ``forbidden`` for oneself, and where an API key would delete an administrator;
+                ``last_admin``.
             EngineError: as `EventStore.append`.
         """
         if user_id == by.user_id:
             raise IdentityRuleError("forbidden", "nobody deletes their own account: another administrator has to")
         async with self._facts.changing:
             self._facts.fold()
+            _check_may_administrate(by, self._users.find(user_id))
             await self._users.delete(user_id, self._revoke_keys(user_id))
         structlog.get_logger().info("user_deleted", user_id=user_id, by=by.user_id)
         await self._end_sessions(user_id, "")
@@ -159,6 +164,16 @@ class Accounts:
             if user is None or user.password_hash != known_hash:
                 # Somebody else has set another one meanwhile.
                 raise InvalidCredentialsError
-            await self._users.change(user_id, password_hash=password_hash)
+            await self._users.change(user_id, password_hash=password_hash, keeps=by.session_id)
         await self._end_sessions(user_id, by.session_id)
         structlog.get_logger().info("own_credential_changed", user_id=user_id)
+
+
+def _check_may_administrate(by: Principal, user: User, role: Role | None = None) -> None:
+    """Keep API keys, which are stolen more easily than they are missed, from becoming an administrator who signs in.
+
+    Raises:
+        IdentityRuleError: ``forbidden``.
+    """
+    if by.kind == "api_key" and Role.ADMIN in (user.role, role):
+        raise IdentityRuleError("forbidden", "an API key changes no administrators and makes none; sign in")

@@ -39,7 +39,7 @@ def prepare_first_registration(users: UserDirectory, rules: RegistrationRules, s
     by_environment = "set ALLSOURCE_BOOTSTRAP_ADMIN_USERNAME and _PASSWORD and restart"
     wanted = not len(users)
     try:
-        if wanted and rules.mode != "closed" and not rules.first_without_token:
+        if wanted and rules.mode != "closed" and rules.first_user == "token":
             token = setup.issue()
             hint = f"POST /api/v1/auth/register with this setup_token makes the first administrator: {token}"
             log.warning("no_users", hint=hint, path=str(setup.path))
@@ -50,5 +50,5 @@ def prepare_first_registration(users: UserDirectory, rules: RegistrationRules, s
         log.warning("setup_file_refused", path=str(setup.path), reason=str(error))
     if wanted and rules.mode == "closed":
         log.warning("no_users", hint=f"{by_environment}: nobody can sign in")
-    elif wanted and rules.first_without_token:
+    elif wanted and rules.first_user != "token":
         log.warning("no_users", hint=f"POST /api/v1/auth/register makes the first administrator, or {by_environment}")

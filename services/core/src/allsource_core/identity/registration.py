@@ -18,9 +18,10 @@ from allsource_core.identity.users import User, UserDirectory
 from allsource_shared.permissions import ROLE_PERMISSIONS, Permission, Role, parse_role
 from allsource_shared.wire.users import Registration
 
-__all__ = ["Registrar", "RegistrationMode", "RegistrationRules"]
+__all__ = ["FirstUser", "Registrar", "RegistrationMode", "RegistrationRules"]
 
 RegistrationMode = Literal["bootstrap", "closed", "open"]
+FirstUser = Literal["anybody", "local", "token"]
 
 _OPEN_ROLES: Final = frozenset({Role.READONLY, Role.DEVELOPER})
 _DEFAULT_ROLE: Final = Role.DEVELOPER
@@ -33,12 +34,13 @@ class RegistrationRules(NamedTuple):
     Attributes:
         mode: as the setting ``auth.registration`` describes it.
         open_tenant: of those who register themselves.
-        first_without_token: whether the first user needs no setup token.
+        first_user: who may register as the first one: anybody, whoever comes from an address of this machine, or who
+            has the setup token.
     """
 
     mode: RegistrationMode
     open_tenant: str
-    first_without_token: bool
+    first_user: FirstUser
 
 
 class _Place(NamedTuple):
@@ -91,7 +93,7 @@ class Registrar:
         elif not self._first_is_wanted() and self._rules.mode != "open":
             raise IdentityRuleError("unauthorized", "only an administrator registers users: sign in as one")
 
-    async def register(self, wanted: Registration, by: Principal | None) -> User:
+    async def register(self, wanted: Registration, by: Principal | None, *, is_local: bool) -> User:
         """Make a user, durably.
 
         What is allowed is looked at before the password is hashed, and again when nothing can change any more: of two
@@ -100,6 +102,7 @@ class Registrar:
         Args:
             wanted: the user.
             by: who calls; None without a credential.
+            is_local: whether the call comes from an address of this machine.
 
         Raises:
             IdentityRuleError: ``unauthorized``, ``forbidden``, ``admin_outside_default``; ``reserved_tenant`` and
@@ -109,7 +112,7 @@ class Registrar:
             SignInQueueFullError: too many passwords wait to be hashed.
             EngineError: as `EventStore.append`.
         """
-        place = self._place(wanted, by)
+        place = self._place(wanted, by, is_local)
         username = checked_username(wanted.username)
         email = checked_email(wanted.email)
         self._password_rules.check(wanted.password, username=username)
@@ -119,7 +122,7 @@ class Registrar:
         async with self._facts.changing:
             # What an append of uncertain outcome came to, if there was one.
             self._facts.fold()
-            if self._place(wanted, by) != place:
+            if self._place(wanted, by, is_local) != place:
                 raise IdentityRuleError("unauthorized", "there is a first user by now: sign in as an administrator")
             user = await self._users.create_async(
                 username=username,
@@ -140,7 +143,7 @@ class Registrar:
         """Whether there is no user, and who registers may become the first."""
         return not len(self._users) and self._rules.mode != "closed"
 
-    def _place(self, wanted: Registration, by: Principal | None) -> _Place:
+    def _place(self, wanted: Registration, by: Principal | None, is_local: bool) -> _Place:
         """The role and the tenant that the new user is to have, if the caller may give them.
 
         Raises:
@@ -154,7 +157,7 @@ class Registrar:
         if by is not None:
             place = _place_by_admin(by, role, wanted.tenant_id)
         elif self._first_is_wanted():
-            place = self._place_of_first(wanted, role)
+            place = self._place_of_first(wanted, role, is_local)
         else:
             place = self._place_of_anybody(role, wanted.tenant_id)
         tenant_id = place.tenant_id
@@ -168,8 +171,13 @@ class Registrar:
             raise IdentityRuleError("not_found", f"there is no active tenant {tenant_id[:128]!r}")
         return place
 
-    def _place_of_first(self, wanted: Registration, role: Role | None) -> _Place:
-        if not self._rules.first_without_token and not self._setup.matches(wanted.setup_token):
+    def _place_of_first(self, wanted: Registration, role: Role | None, is_local: bool) -> _Place:
+        if self._rules.first_user == "local" and not is_local:
+            raise IdentityRuleError(
+                "unauthorized",
+                "the first user is registered from the machine that the core runs on, or made by its environment",
+            )
+        if self._rules.first_user == "token" and not self._setup.matches(wanted.setup_token):
             raise IdentityRuleError(
                 "unauthorized",
                 "the first user is registered with setup_token, which the core has logged at its start and left in "
@@ -192,4 +200,6 @@ def _place_by_admin(by: Principal, role: Role | None, tenant_id: str | None) -> 
     role = _DEFAULT_ROLE if role is None else role
     if not ROLE_PERMISSIONS[role] <= by.permissions:
         raise IdentityRuleError("forbidden", f"the role {role} has permissions that you lack")
+    if by.kind == "api_key" and role is Role.ADMIN:
+        raise IdentityRuleError("forbidden", "an API key makes no administrators; sign in")
     return _Place(role, by.tenant_id if tenant_id is None else tenant_id)

@@ -231,6 +231,17 @@ class SessionDirectory:
             self._forget(session_id)
         await self._saved()
 
+    async def end_where(self, has_ended: Callable[[Session], bool]) -> None:
+        """End the sessions of which this is so, durably: at start, where the file may be older than what is known.
+
+        Raises:
+            SessionsUnavailableError: as `end`.
+        """
+        for alive in list(self._by_id.values()):
+            if has_ended(alive.session):
+                self._forget(alive.session.id)
+        await self._saved()
+
     def close(self) -> None:
         """Write what is left to be written and close the file. Blocks."""
         self._writer.shutdown()

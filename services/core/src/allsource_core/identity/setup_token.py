@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
-__all__ = ["SETUP_TOKEN_FILE", "SetupToken", "listens_on_loopback"]
+__all__ = ["SETUP_TOKEN_FILE", "SetupToken", "is_loopback", "listens_on_loopback"]
 
 SETUP_TOKEN_FILE: Final = "setup-token"  # noqa: S105 - a name
 """Its name in the data directory."""
@@ -74,10 +74,10 @@ def listens_on_loopback(hosts: Iterable[str]) -> bool:
             from elsewhere.
     """
     hosts = list(hosts)
-    return bool(hosts) and all(map(_is_loopback, hosts))
+    return bool(hosts) and all(map(is_loopback, hosts))
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

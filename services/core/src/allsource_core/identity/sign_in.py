@@ -19,7 +19,7 @@ from allsource_core.identity.passwords import Passwords
 from allsource_core.identity.session_file import Session
 from allsource_core.identity.sessions import SessionDirectory
 from allsource_core.identity.throttle import SignInThrottle
-from allsource_core.identity.users import User, UserDirectory
+from allsource_core.identity.users import ALL_SESSIONS, User, UserDirectory
 from allsource_shared.tokens import TokenSigner
 from allsource_shared.wire.sessions import SignedIn
 from allsource_shared.wire.times import format_instant
@@ -145,7 +145,9 @@ class SignInService:
             encoded = await self._passwords.hash_async(password)
             async with self._facts.changing:
                 if _may_sign_in(user, outdated):
-                    await self._users.change(user.id, password_hash=encoded, must_change=user.must_change)
+                    await self._users.change(
+                        user.id, password_hash=encoded, must_change=user.must_change, keeps=ALL_SESSIONS
+                    )
         except (EngineError, SignInQueueFullError) as error:
             structlog.get_logger().warning("password_not_hashed_anew", user_id=user.id, error=str(error))
 

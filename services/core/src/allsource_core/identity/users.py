@@ -21,7 +21,9 @@ from allsource_shared.permissions import ROLE_PERMISSIONS, Permission, Role
 from allsource_shared.wire.identity import UserView
 from allsource_shared.wire.times import format_instant
 
-__all__ = ["User", "UserDirectory"]
+__all__ = ["ALL_SESSIONS", "User", "UserDirectory"]
+
+ALL_SESSIONS: Final = "*"
 
 _KIND: Final = "user"
 _CREATED: Final = "user.created"
@@ -43,8 +45,11 @@ class _ProfileSet(msgspec.Struct):
 
 
 class _PasswordSet(msgspec.Struct, omit_defaults=True):
+    """`keeps` is the session that goes on, or `ALL_SESSIONS`; every other one ends."""
+
     password_hash: str
     must_change: bool = False
+    keeps: str = ""
 
 
 class _RoleSet(msgspec.Struct):
@@ -68,6 +73,8 @@ class User(msgspec.Struct):
         created_at: microseconds since the epoch.
         position: of its first fact: later users have higher ones.
         profiles: the events that name it.
+        sessions_since, kept_session: sessions that began before, in microseconds since the epoch, have ended, but for
+            the one of this id. That they have is a fact; the file of sessions may be older.
     """
 
     id: str
@@ -81,6 +88,8 @@ class User(msgspec.Struct):
     must_change: bool = False
     active: bool = True
     profiles: list[Event] = []
+    sessions_since: int = 0
+    kept_session: str = ""
 
     def __repr__(self) -> str:
         return f"User(id={self.id!r}, role={self.role.value!r}, tenant_id={self.tenant_id!r}, active={self.active})"
@@ -88,6 +97,15 @@ class User(msgspec.Struct):
     @property
     def permissions(self) -> frozenset[Permission]:
         return ROLE_PERMISSIONS[self.role] if self.active else frozenset()
+
+    def has_ended(self, session_id: str, began_at: int) -> bool:
+        """Whether a session that began then must not go on, whatever the file of sessions says."""
+        return not self.active or (began_at < self.sessions_since and session_id != self.kept_session)
+
+    def end_sessions(self, at: int, keeps: str = "") -> None:
+        """Note that the sessions that began before have ended, but for one."""
+        if keeps != ALL_SESSIONS:
+            self.sessions_since, self.kept_session = at, keeps
 
     def view(self) -> UserView:
         """What others may see."""
@@ -196,8 +214,10 @@ class UserDirectory:
         email: str | None = None,
         password_hash: str | None = None,
         must_change: bool = False,
+        keeps: str = "",
     ) -> User:
-        """Change what is given, all of it or nothing.
+        """Change what is given, all of it or nothing. `keeps` is the session that a new password does not end, or
+        `ALL_SESSIONS`.
 
         Raises:
             UnknownUserError: there is no such user.
@@ -217,7 +237,7 @@ class UserDirectory:
         if email is not None and email != user.email:
             facts.append(Fact(subject, _PROFILE_SET, _ProfileSet(user.username, email)))
         if password_hash is not None:
-            facts.append(Fact(subject, _PASSWORD_SET, _PasswordSet(password_hash, must_change)))
+            facts.append(Fact(subject, _PASSWORD_SET, _PasswordSet(password_hash, must_change, keeps)))
         if facts:
             await self._facts.append_async(facts)
         return user
@@ -286,11 +306,13 @@ class UserDirectory:
                 if user.must_change is not password.must_change:
                     self._changes.publish("user", user_id)
                 user.password_hash, user.must_change = password.password_hash, password.must_change
+                user.end_sessions(event.recorded_at, password.keeps)
             case "user.role_set":
                 user.role = msgspec.json.decode(event.payload, type=_RoleSet).role
                 self._changes.publish("user", user_id)
             case "user.activity_set":
                 user.active = msgspec.json.decode(event.payload, type=_ActivitySet).active
+                user.end_sessions(event.recorded_at)
                 self._changes.publish("user", user_id)
             case "user.deleted":
                 del self._by_id[user_id]
