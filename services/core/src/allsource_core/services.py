@@ -66,7 +66,7 @@ class Services:
         verifier: TokenVerifier,
         changes: Changes,
         *,
-        first_user: bool,
+        first_user: FirstUser,
     ) -> None:
         self.settings = settings
         self.store = store
