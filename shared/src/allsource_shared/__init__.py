@@ -1,3 +1,3 @@
 """What both services agree on: roles, routes, wire structs, errors, tokens, paths, configuration and logs."""
 
-__version__ = "0.2.0"
+__version__ = "0.3.0"
