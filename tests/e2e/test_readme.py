@@ -7,14 +7,17 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, Final
 
 import pytest
 
-from tools.stack import Stack
+from allsource_core.tenancy.quotas import PRESETS, Preset
+from allsource_shared.wire.tenants import Quotas
 
-from .conftest import PASSWORD
+from .conftest import PASSWORD, make_stack
 
 ROOT = Path(__file__).parents[2]
+SEPARATOR: Final = "=== the next block ==="
 
 
 def blocks(readme: Path, language: str, section: str) -> list[str]:
@@ -23,32 +26,99 @@ def blocks(readme: Path, language: str, section: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-def test_the_first_five_minutes_work(stack: Stack, tmp_path: Path) -> None:
-    start, *commands = blocks(ROOT / "README.md", "sh", "Five minutes")
-    assert start.strip() == "make run"
-    (tmp_path / ".dev").mkdir()
-    (tmp_path / ".dev" / "admin-password").write_text(PASSWORD + "\n")
-    script = "".join(commands).replace("http://127.0.0.1:8081", stack.gateway_url)
-    ran = subprocess.run(["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    appended, found = json.JSONDecoder().raw_decode(ran.stdout)[0], ran.stdout[ran.stdout.index('{"events"') :]
-    assert appended["version"] >= 1
-    (event,) = json.loads(found)["events"]
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
+    """What every block of the README and of docs/access.md printed, by section, typed into one shell in their order."""
+    readme, access = ROOT / "README.md", ROOT / "docs" / "access.md"
+    start, *typed = [("README", block) for block in blocks(readme, "sh", "Five minutes")]
+    assert start[1].strip() == "make run"
+    typed += [("Conditions", block) for block in blocks(readme, "sh", "Conditions, and removal")]
+    for section in re.findall(r"^## (.+)$", access.read_text(encoding="utf-8"), re.MULTILINE):
+        typed += [(section, block) for block in blocks(access, "sh", section)]
+    directory = tmp_path_factory.mktemp("typed")
+    (directory / ".dev").mkdir()
+    (directory / ".dev" / "admin-password").write_text(PASSWORD + "\n")
+    # What is refused fails, and the rest is not typed.
+    refused = 'curl() { command curl --fail-with-body "$@"; }\n'
+    script = refused + f"printf '{SEPARATOR}'\n".join(block for _, block in typed)
+    # Of its own: signing keys are rotated.
+    with make_stack(directory) as stack:
+        script = script.replace("http://127.0.0.1:8081", stack.gateway_url)
+        command = ["bash", "-euo", "pipefail", "-c", script]
+        ran = subprocess.run(command, cwd=directory, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stdout[-2000:] + ran.stderr
+    printed: dict[str, list[str]] = {}
+    for (section, _), output in zip(typed, ran.stdout.split(SEPARATOR), strict=True):
+        printed.setdefault(section, []).append(output)
+    return printed
+
+
+def objects(printed: str) -> list[Any]:
+    """JSON values that stand one behind the other."""
+    found = []
+    while printed := printed.strip():
+        value, end = json.JSONDecoder().raw_decode(printed)
+        found.append(value)
+        printed = printed[end:]
+    return found
+
+
+def test_the_first_five_minutes_work(answers: dict[str, list[str]]) -> None:
+    sign_in, made, key, events, usage = answers["README"]
+    assert (sign_in, key) == ("", "")
+    tenant, user = objects(made)
+    assert (tenant["id"], tenant["tier"], user["tenant_id"], user["role"]) == ("shop", "free", "shop", "developer")
+    appended, page = objects(events)
+    assert appended["version"] == 1
+    (event,) = page["events"]
     assert (event["id"], event["payload"], event["tags"]) == (appended["event_id"], {"total": 42}, ["eu"])
+    assert event["tenant_id"] == "shop"
+    (stats,) = objects(usage)
+    assert stats["usage"]["events_today"]["used"] == 1
+    assert stats["usage"]["api_keys"]["used"] == 1
 
 
-def test_conditions_and_removal_work_as_they_are_written(stack: Stack, tmp_path: Path) -> None:
-    _, sign_in, *_ = blocks(ROOT / "README.md", "sh", "Five minutes")
-    (commands,) = blocks(ROOT / "README.md", "sh", "Conditions, and removal")
-    (tmp_path / ".dev").mkdir()
-    (tmp_path / ".dev" / "admin-password").write_text(PASSWORD + "\n")
-    script = (sign_in + commands).replace("http://127.0.0.1:8081", stack.gateway_url)
-    ran = subprocess.run(["bash", "-euc", script], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    appended, end = json.JSONDecoder().raw_decode(ran.stdout)
-    operation = json.loads(ran.stdout[end:])
+def test_conditions_and_removal_work_as_they_are_written(answers: dict[str, list[str]]) -> None:
+    (appended,), (operation,) = map(objects, answers["Conditions"])
     assert appended["count"] == 1
-    assert operation["kind"] == "remove_entity"
+    assert (operation["kind"], operation["result"]["events_removed"]) == ("remove_entity", 1)
+
+
+def test_what_operators_type_of_the_page_about_access_works(answers: dict[str, list[str]]) -> None:
+    (users,) = answers["Users"]
+    page, changed = objects(users)
+    assert [user["username"] for user in page["users"]] == ["ada"]
+    assert (changed["email"], changed["must_change_password"]) == ("ada@example.com", True)
+    (rotated,) = answers["Signing keys"]
+    new, ring = objects(rotated)
+    assert [key["status"] for key in ring["keys"][:2]] == ["signing", "verifying"]
+    assert ring["keys"][0]["kid"] == new["kid"]
+    (tenants,) = answers["Tenants"]
+    with_quotas, with_limits = objects(tenants)
+    assert (with_quotas["tier"], with_quotas["quotas"]["max_events_per_day"]) == ("custom", 50_000)
+    assert with_limits["limits"] == {"requests_per_minute": 300, "burst": 500}
+
+
+def test_the_presets_are_those_that_the_page_about_access_lists() -> None:
+    page = (ROOT / "docs" / "access.md").read_text(encoding="utf-8")
+    for name, preset in PRESETS.items():
+        assert preset_row(name, preset) in page
+
+
+def preset_row(name: str, preset: Preset) -> str:
+    """The row of a preset in the table of presets."""
+    quotas, limit = preset.quotas, preset.limit
+    if limit is None:
+        assert quotas == Quotas()
+        return f"| `{name}` |" + " – |" * 7 + "\n"
+    cells = [
+        f"{quotas.max_events_per_day:,}",
+        f"{quotas.max_storage_bytes / 1024**3:g} GiB",
+        *(f"{count:,}" for count in (quotas.max_queries_per_hour, quotas.max_api_keys)),
+        *(f"{count:,}" for count in (quotas.max_projections, quotas.max_pipelines)),
+        f"{limit.requests_per_minute:,} ({limit.burst:,})",
+    ]
+    return f"| `{name}` | {' | '.join(cells)} |\n"
 
 
 @pytest.mark.parametrize(
