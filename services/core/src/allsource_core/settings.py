@@ -156,10 +156,10 @@ class AuthSettings(msgspec.Struct, frozen=True):
         Literal["bootstrap", "closed", "open"],
         Meta(
             description="Who makes users. Administrators always may. `bootstrap`: while there is no user, the first "
-            "one may be registered as an administrator, without credentials if the core listens on loopback or "
-            "`ALLSOURCE_DEV=1`, else with the setup token that the core logs and leaves in its data directory. "
-            "`open`: after that, anybody may register as `readonly` or `developer`. `closed`: nobody else; the first "
-            "administrator comes from `ALLSOURCE_BOOTSTRAP_ADMIN_*`."
+            "one may be registered as an administrator, without credentials from the machine of a core that listens "
+            "on loopback, from anywhere with `ALLSOURCE_DEV=1`, else with the setup token that the core logs and "
+            "leaves in its data directory. `open`: after that, anybody may register as `readonly` or `developer`. "
+            "`closed`: nobody else; the first administrator comes from `ALLSOURCE_BOOTSTRAP_ADMIN_*`."
         ),
     ] = "bootstrap"
     open_registration_tenant: Annotated[
