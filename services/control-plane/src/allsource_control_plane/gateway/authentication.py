@@ -1,4 +1,4 @@
-"""Who is calling: asked of the core, remembered until that changes, and checked against what a route needs."""
+"""Who is calling: asked of the core, and remembered until that changes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,7 @@ from allsource_control_plane.gateway.exchange import Exchange
 from allsource_control_plane.gateway.internal_client import InternalClient
 from allsource_control_plane.gateway.known_principals import KnownPrincipals
 from allsource_control_plane.metrics import GatewayMetrics
-from allsource_shared.access import check_access
 from allsource_shared.problems import ApiError
-from allsource_shared.routes import Route
 from allsource_shared.wire.internal import IntrospectedPrincipal
 
 __all__ = ["Authenticator"]
@@ -24,10 +22,10 @@ _DIGEST_BYTES: Final = 16
 
 
 class Authenticator:
-    """Lets requests in or refuses them, as the core would, which judges them once more.
+    """Finds out who calls, as the core would, which looks once more.
 
-    What is remembered only ever lets in: a request that it would refuse is asked for anew, so that nobody is refused
-    for what has been granted in the meantime.
+    Only who is somebody is remembered: a credential that was refused is asked about anew, so that nobody is refused for
+    what has been granted in the meantime.
 
     Args:
         client: asks the core.
@@ -42,26 +40,19 @@ class Authenticator:
         self._metrics = metrics
         self._digest_key = secrets.token_bytes(32)
 
-    async def admit(self, exchange: Exchange, route: Route) -> IntrospectedPrincipal:
-        """The principal of a request that may call `route`.
+    async def identify(self, exchange: Exchange) -> IntrospectedPrincipal:
+        """The principal of a request. What it may, the core says, which also charges the tenant for asking.
 
         Raises:
-            ApiError: ``unauthorized``, ``forbidden``, ``reserved_tenant``, ``bad_header`` or what else the core says of
-                the credential; ``core_unavailable`` within a second if it says nothing.
+            ApiError: ``unauthorized``, ``bad_header`` or what else the core says of the credential;
+                ``core_unavailable`` within a second if it says nothing.
         """
         key = self._digest(exchange.headers)
         principal = self._known.get(key)
         if principal is not None:
-            try:
-                check_access(route.access, principal)
-            except ApiError:
-                pass
-            else:
-                self._metrics.credential_cache_hits.inc()
-                return principal
-        principal = await self._introspect(exchange, key)
-        check_access(route.access, principal)
-        return principal
+            self._metrics.credential_cache_hits.inc()
+            return principal
+        return await self._introspect(exchange, key)
 
     def _digest(self, headers: RawHeaders) -> bytes:
         """Stands for all that an introspection asks: the fields that name credential and tenant, as they came."""

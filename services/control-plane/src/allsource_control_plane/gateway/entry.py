@@ -19,6 +19,7 @@ from allsource_control_plane.gateway.forwarder import BrokenAnswerError, Forward
 from allsource_control_plane.gateway.request_body import BrokenBodyError, ClientGoneError
 from allsource_control_plane.gateway.websockets import refuse_websocket
 from allsource_control_plane.metrics import GatewayMetrics
+from allsource_shared.access import check_access
 from allsource_shared.problems import ApiError
 from allsource_shared.routes import Access, Route, RouteTable
 from allsource_shared.settings import LoggingSettings
@@ -40,7 +41,7 @@ class GatewayEntry:
     Args:
         routes: every row that can be reached.
         own: the rows among them that `application` answers.
-        authenticator: lets requests in, where a route is not open to everybody.
+        authenticator: finds out who calls, where a route is not open to everybody.
         application: answers the gateway's own routes; it gets the path as the row declares it.
         forwarder: answers all others.
         metrics: counts every request.
@@ -100,9 +101,12 @@ class GatewayEntry:
     async def _dispatch(self, exchange: Exchange) -> None:
         route = self._routes.match(exchange.method, exchange.raw_path).route
         exchange.operation = route.operation
+        own = (route.method, route.path) in self._own
         if route.access not in _OPEN:
-            await self._authenticator.admit(exchange, route)
-        if (route.method, route.path) in self._own:
+            principal = await self._authenticator.identify(exchange)
+            if own:
+                check_access(route.access, principal)
+        if own:
             await self._answer_self(exchange, route)
             return
         check_tenant(exchange.headers)
