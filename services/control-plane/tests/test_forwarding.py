@@ -150,6 +150,14 @@ async def test_trace_continues_and_its_state_only_with_it(gateway, core):
     assert core.requests[1].values(b"tracestate") == []
 
 
+async def test_nobody_hides_from_the_core_who_calls_and_for_which_tenant(gateway, core):
+    hidden = b"Connection: authorization, X-Tenant-ID, x-api-key, X-Hop\r\nX-Tenant-ID: acme\r\nX-Hop: 1\r\n"
+    assert (await gateway.ask("GET", QUERY, TOKEN + hidden)).status == 200
+    (request,) = core.requests
+    assert request.values(b"authorization") == [TOKEN.removeprefix(b"Authorization: ").strip()]
+    assert (request.values(b"x-tenant-id"), request.values(b"x-hop")) == ([b"acme"], [])
+
+
 async def test_answer_keeps_what_concerns_the_caller_and_loses_what_concerns_the_connection(gateway, core):
     body = b"\x1f\x8bnot really gzip"
     core.behaviour = answer_with(

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from allsource_control_plane.asgi import RawHeaders
+from allsource_control_plane.gateway.credentials import CREDENTIAL_FIELDS
 from allsource_shared.context import REQUEST_ID_HEADER, TRACEPARENT_HEADER, RequestIds
 from allsource_shared.problems import ApiError
 from allsource_shared.wire.internal import GATEWAY_KEY_HEADER
@@ -99,5 +100,6 @@ def _connection_options(headers: RawHeaders) -> set[bytes]:
     for name, value in headers:
         if name == b"connection":
             options.update(option.strip().lower() for option in value.split(b","))
-    # A length that frames the body is not the client's to hide.
-    return options - {b"content-length"}
+    # A length that frames the body is not the client's to hide, nor is who calls and for which tenant: what the gateway
+    # judged is what the core gets.
+    return options - {b"content-length"} - CREDENTIAL_FIELDS
