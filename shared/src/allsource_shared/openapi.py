@@ -16,7 +16,7 @@ from allsource_shared.routes import NDJSON, Access, Route
 
 __all__ = ["COMMON_PROBLEMS", "openapi_document"]
 
-COMMON_PROBLEMS: Final = ("bad_path", "bad_query", "internal_error", "starting", "stopping")
+COMMON_PROBLEMS: Final = ("bad_path", "bad_query", "reserved_tenant", "internal_error", "starting", "stopping")
 """What any route can answer."""
 
 _OPEN: Final = (Access.PUBLIC, Access.CONFIGURED)
@@ -133,7 +133,7 @@ def _responses(route: Route, common: tuple[str, ...]) -> dict[str, Any]:
         responses[str(route.other_status)] = {"description": HTTPStatus(route.other_status).phrase, "content": content}
     codes = [*common, *route.problems]
     if route.access not in _OPEN:
-        codes += ["unauthorized", "forbidden", "not_found", "reserved_tenant", "bad_header"]
+        codes += ["unauthorized", "forbidden", "not_found", "bad_header"]
     if route.request is not None:
         codes += ["malformed_json", "invalid_body", "body_too_large", "unsupported_media_type", "request_timeout"]
     by_status: dict[int, list[str]] = {}

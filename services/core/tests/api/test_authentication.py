@@ -206,5 +206,12 @@ class TestTenant:
 
 def test_login_needs_no_credentials_and_ignores_bad_ones(anonymous: httpx.Client):
     body = {"username": "nobody", "password": "nothing"}
-    for headers in ({}, {"Authorization": "Bearer garbage"}, {"X-Tenant-ID": "_system"}):
+    for headers in ({}, {"Authorization": "Bearer garbage"}, {"X-Tenant-ID": "nobodys"}):
         refusal(anonymous.post(LOGIN, json=body, headers=headers), 401, "invalid_credentials")
+
+
+def test_what_is_public_refuses_reserved_tenants_as_well(anonymous: httpx.Client):
+    for row in CORE_ROUTES:
+        if row.access in (Access.PUBLIC, Access.CONFIGURED):
+            answer = anonymous.request(row.method, row.path, headers={"X-Tenant-ID": "_system"})
+            refusal(answer, 400, "reserved_tenant")

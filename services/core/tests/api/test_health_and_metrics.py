@@ -61,7 +61,6 @@ class TestHealth:
         [
             {"Authorization": "Bearer garbage"},
             bearer(secret="x" * 48),
-            {**bearer(), "X-Tenant-ID": "_system"},
             {**bearer(), "X-Tenant-ID": "nobodys"},
             bearer(tenant="_system"),
             {"X-API-Key": "garbage"},

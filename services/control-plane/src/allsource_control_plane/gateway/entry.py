@@ -106,10 +106,10 @@ class GatewayEntry:
             principal = await self._authenticator.identify(exchange)
             if own:
                 check_access(route.access, principal)
+        check_tenant(exchange.headers)
         if own:
             await self._answer_self(exchange, route)
             return
-        check_tenant(exchange.headers)
         await self._forwarder.forward(exchange, anonymous=route.access is Access.PUBLIC)
 
     async def _answer_self(self, exchange: Exchange, route: Route) -> None:

@@ -49,12 +49,14 @@ class Admission:
         """Let a call in. Its caller is known afterwards, unless the route asks for no credential.
 
         Raises:
-            ApiError: as `Authenticator.identify` and `Authenticator.check`; ``rate_limited``.
+            ApiError: as `Authenticator.identify` and `Authenticator.check`; ``rate_limited``. Without a credential
+                ``reserved_tenant``.
         """
         authenticator, route = self._authenticator, call.match.route
-        if authenticator.is_open(route):
-            return
-        if route.access is Access.GATEWAY and authenticator.is_gateway(call.request):
+        if authenticator.is_open(route) or (
+            route.access is Access.GATEWAY and authenticator.is_gateway(call.request)
+        ):
+            authenticator.refuse_reserved_tenants(call.request)
             return
         call.revision = self._changes.revision
         caller = call.caller = authenticator.identify(call.request)

@@ -13,6 +13,7 @@ from aiohttp.web import Response, StreamResponse
 from allsource_core.api.bodies import Bodies, media_type
 from allsource_core.api.call import Call, Handler, json_response
 from allsource_core.api.requests import decode_body, note_unknown_fields, parse_query, refuse_query
+from allsource_core.api.tenants import check_selected
 from allsource_core.identity.api_keys import ApiKey, ApiKeyDirectory
 from allsource_core.identity.key_issuing import KeyIssuer
 from allsource_core.identity.key_uses import KeyUses
@@ -55,6 +56,7 @@ class ApiKeyRoutes:
 
     async def create(self, call: Call) -> StreamResponse:
         """``POST auth/api-keys``."""
+        refuse_query(call)
         media_type(call)
         body = await self._bodies.read(call, _BODY_BYTES_MAX)
         try:
@@ -88,6 +90,7 @@ class ApiKeyRoutes:
     async def list_keys(self, call: Call) -> StreamResponse:
         """``GET auth/api-keys``."""
         parameters = parse_query(call, ApiKeyParameters)
+        check_selected(parameters.tenant_id)
         behind = 0
         if parameters.cursor is not None:
             if _CURSOR.match(parameters.cursor) is None:

@@ -96,6 +96,15 @@ class Authenticator:
             raise ApiError("password_change_required", "change your password first: POST /api/v1/auth/password")
         check_access(route.access, principal)
 
+    def refuse_reserved_tenants(self, request: BaseRequest) -> None:
+        """Refuse a request that names one of the store's own tenants, where it makes no difference, too.
+
+        Raises:
+            ApiError: ``reserved_tenant``.
+        """
+        for named in request.headers.getall(_TENANT_HEADER, ()):
+            _refuse_reserved(named)
+
     def is_gateway(self, request: BaseRequest) -> bool:
         """Whether a gateway sends this request, for itself or for somebody else."""
         return is_of_gateway(request, self._gateway_key)
@@ -117,8 +126,7 @@ class Authenticator:
 
     def _in_tenant(self, principal: Principal, tenant_id: str) -> Principal:
         """The principal as it works in a tenant that it names."""
-        if tenant_id.startswith("_"):
-            raise ApiError("reserved_tenant", f"{_TENANT_HEADER} names a reserved tenant")
+        _refuse_reserved(tenant_id)
         if tenant_id == principal.tenant_id:
             return principal
         if Permission.MANAGE_TENANTS not in principal.permissions:
@@ -131,6 +139,11 @@ class Authenticator:
 def has_credential(request: BaseRequest) -> bool:
     """Whether a request bears anything that is meant as a credential."""
     return "Authorization" in request.headers or "X-API-Key" in request.headers
+
+
+def _refuse_reserved(tenant_id: str) -> None:
+    if tenant_id.startswith("_"):
+        raise ApiError("reserved_tenant", f"{_TENANT_HEADER} names a reserved tenant")
 
 
 def _starting() -> ApiError:

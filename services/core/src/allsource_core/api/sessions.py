@@ -63,6 +63,7 @@ class SessionRoutes:
 
     async def login(self, call: Call) -> StreamResponse:
         """``POST auth/login``."""
+        refuse_query(call)
         login = await self._read(call, _login_decoder, Login)
         signed_in = await self._sign_in.sign_in(
             login.username,

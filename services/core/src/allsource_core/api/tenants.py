@@ -6,7 +6,7 @@ from allsource_core.identity.principals import Principal
 from allsource_shared.permissions import Permission
 from allsource_shared.problems import ApiError
 
-__all__ = ["check_own_tenant", "check_tenant"]
+__all__ = ["check_own_tenant", "check_selected", "check_tenant"]
 
 
 def check_tenant(named: str, principal: Principal | None, *, where: str) -> None:
@@ -26,6 +26,19 @@ def check_tenant(named: str, principal: Principal | None, *, where: str) -> None
         raise ApiError(
             "forbidden", f"{where} names another tenant than the one you work in; administrators choose by X-Tenant-ID"
         )
+
+
+def check_selected(named: str | None) -> None:
+    """Refuse a selection of what is in one of the store's own tenants.
+
+    Args:
+        named: the tenant; None selects no tenant in particular.
+
+    Raises:
+        ApiError: ``reserved_tenant``.
+    """
+    if named is not None:
+        check_tenant(named, None, where="tenant_id")
 
 
 def check_own_tenant(named: str, principal: Principal) -> None:

@@ -14,6 +14,7 @@ from msgspec import UNSET
 from allsource_core.api.bodies import Bodies, media_type
 from allsource_core.api.call import Call, Handler, json_response
 from allsource_core.api.requests import StructT, decode_body, parse_query, refuse_query
+from allsource_core.api.tenants import check_selected
 from allsource_core.identity.accounts import Accounts
 from allsource_core.identity.users import UserDirectory
 from allsource_shared.permissions import Role, parse_role
@@ -75,6 +76,7 @@ class UserRoutes:
     async def list_users(self, call: Call) -> StreamResponse:
         """``GET auth/users``."""
         parameters = parse_query(call, UserParameters)
+        check_selected(parameters.tenant_id)
         after = 0
         if parameters.cursor is not None:
             match = _CURSOR.match(parameters.cursor)
