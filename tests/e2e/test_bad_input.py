@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import base64
 import gzip
-import json
-import time
 from collections.abc import Callable
 
 import httpx
-import jwt
 import pytest
 
-from allsource_shared.tokens import SigningKey
 from tools.stack import Stack
 
-from .callers import claims_of
-from .conftest import SECRET
 from .wire import exchange
 
 EVENT = b'{"event_type":"t","entity_id":"e","payload":%s}'
@@ -92,60 +85,6 @@ def test_a_body_of_20_mb_in_chunks_is_refused(client: httpx.Client, stored: Call
     chunks = (b"x" * 100_000 for _ in range(200))
     assert_problem(client.post("/api/v1/events", content=chunks, headers=JSON), 413, "body_too_large")
     assert stored() == before
-
-
-def signed(
-    secret: str = SECRET, algorithm: str = "HS256", header: dict[str, str] | None = None, **changes: object
-) -> str:
-    """A token as the core would sign it, changed; of nobody, unless the changes say whose."""
-    now = int(time.time())
-    claims: dict[str, object] = {
-        "sub": "u", "username": "admin", "tenant_id": "default", "role": "admin", "iat": now, "exp": now + 600,
-        "iss": "allsource", "aud": "allsource", "jti": "j",
-    }  # fmt: skip
-    claims.update(changes)
-    headers = {"kid": SigningKey.from_secret(SECRET).kid, **(header or {})}
-    return jwt.encode(claims, secret, algorithm=algorithm, headers=headers)
-
-
-def unsigned() -> str:
-    """``alg: none`` with the right key id and an empty signature."""
-    head, payload, _ = signed().split(".")
-    header = json.loads(base64.urlsafe_b64decode(head + "=="))
-    header["alg"] = "none"
-    return base64.urlsafe_b64encode(json.dumps(header).encode()).rstrip(b"=").decode() + f".{payload}."
-
-
-BAD_CREDENTIALS: dict[str, Callable[[], dict[str, str]]] = {
-    "none at all": dict,
-    "expired": lambda: {"Authorization": f"Bearer {signed(exp=int(time.time()) - 60)}"},
-    "signed with another key": lambda: {"Authorization": f"Bearer {signed('another key of at least 32 bytes length')}"},
-    "alg none": lambda: {"Authorization": f"Bearer {unsigned()}"},
-    "another algorithm": lambda: {"Authorization": f"Bearer {signed(algorithm='HS512')}"},
-    "an unknown key id": lambda: {"Authorization": f"Bearer {signed(header={'kid': 'x'})}"},
-    "another issuer": lambda: {"Authorization": f"Bearer {signed(iss='someone')}"},
-    "another audience": lambda: {"Authorization": f"Bearer {signed(aud='someone')}"},
-    "an unknown role": lambda: {"Authorization": f"Bearer {signed(role='root')}"},
-    "garbage": lambda: {"Authorization": "Bearer garbage"},
-    "another scheme": lambda: {"Authorization": "Basic YWRtaW46YWRtaW4="},
-    "an unknown API key": lambda: {"X-API-Key": "ask_unknown"},
-}
-
-
-@pytest.mark.parametrize("name", BAD_CREDENTIALS)
-def test_a_bad_credential_is_refused_by_gateway_and_core(stack: Stack, stored: Callable[[], int], name: str) -> None:
-    before = stored()
-    for url in (stack.gateway_url, stack.core_url):
-        answer = httpx.post(f"{url}/api/v1/events", content=EVENT % b"1", headers={**JSON, **BAD_CREDENTIALS[name]()})
-        assert_problem(answer, 401, "unauthorized")
-        assert answer.headers["WWW-Authenticate"].startswith("Bearer")
-    assert stored() == before
-
-
-def test_a_good_token_made_the_same_way_is_accepted(stack: Stack, token: str) -> None:
-    real = claims_of(token)
-    headers = {"Authorization": f"Bearer {signed(sub=real['sub'], jti=real['jti'])}"}
-    assert httpx.get(f"{stack.gateway_url}/api/v1/events/query?limit=1", headers=headers).status_code == 200
 
 
 BAD_PATHS = [
