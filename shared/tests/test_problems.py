@@ -75,6 +75,21 @@ def test_a_challenge_of_the_raiser_is_kept():
     }
 
 
+@pytest.mark.parametrize(
+    "credential", ["eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiJ1In0.c2lnbmF0dXJl", "ask_0123456789_abcdef", "asr_0123_4_abcdef"]
+)
+def test_a_credential_where_a_name_belongs_is_not_repeated(credential: str):
+    error = ApiError(
+        "precondition_failed",
+        f"there is no tenant {credential!r}; send Authorization: Bearer <token>",
+        errors=[ProblemItem(f"query.{credential}", f"{credential}: unknown")],
+        expected=credential,
+    )
+    problem = error.to_problem("r")
+    assert credential.encode() not in msgspec.json.encode(problem)
+    assert problem.detail == "there is no tenant '***'; send Authorization: Bearer <token>"
+
+
 def test_a_code_that_is_not_in_the_table_is_a_defect():
     with pytest.raises(KeyError):
         ApiError("no_such_code", "x")

@@ -19,19 +19,16 @@ import structlog
 from structlog.tracebacks import ExceptionDictTransformer
 
 from allsource_shared.context import add_request_ids
+from allsource_shared.masking import CREDENTIAL_FORMS, MASK
 from allsource_shared.settings import LoggingSettings
 
 __all__ = ["configure_logging", "mask_secrets"]
 
-MASK: Final = "***"
-
 _SECRET_KEY: Final = re.compile(
     r"password|passwd|secret|token|authorization|api_?key|ticket|cookie|credential|private_?key", re.IGNORECASE
 )
-# A signed token, an API key, whatever follows a bearer scheme, and the ticket of a stream address.
-_SECRET_VALUE: Final = re.compile(
-    r"eyJ[\w-]{5,}\.[\w-]*\.?[\w-]*|ask_[\w.-]{6,}|(?<=[Bb]earer )\S+|(?<=ticket=)[^&\s\"']+"
-)
+# What has the form of a credential, whatever follows a bearer scheme, and the ticket of a stream address.
+_SECRET_VALUE: Final = re.compile(CREDENTIAL_FORMS + r"|(?<=[Bb]earer )\S+|(?<=ticket=)[^&\s\"']+")
 
 # What later processors still need as it is: the exception, which is masked once it is text, and the record of a
 # foreign logger.

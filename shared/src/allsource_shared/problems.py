@@ -11,6 +11,8 @@ from typing import Any, Final
 
 import msgspec
 
+from allsource_shared.masking import mask_credentials
+
 __all__ = ["PROBLEMS", "PROBLEM_MEDIA_TYPE", "ApiError", "Problem", "ProblemItem", "ProblemKind"]
 
 PROBLEM_MEDIA_TYPE: Final = "application/problem+json"
@@ -232,16 +234,24 @@ class ApiError(Exception):
             self.headers.setdefault("WWW-Authenticate", 'Bearer realm="allsource"')
 
     def to_problem(self, request_id: str) -> Problem:
-        """The answer's body for the request of this id."""
+        """The answer's body for the request of this id. A credential that it would quote is masked.
+
+        Callers put credentials where names belong; what answers them is shown and kept in places that they don't think
+        of.
+        """
         return Problem(
             type=f"urn:allsource:error:{self.code}",
             title=self.kind.title,
             status=self.status,
-            detail=self.detail,
+            detail=mask_credentials(self.detail),
             instance=f"urn:allsource:request:{request_id}",
             error=self.code,
             request_id=request_id,
-            errors=self.errors,
-            expected=self.expected,
+            errors=[ProblemItem(mask_credentials(item.path), mask_credentials(item.message)) for item in self.errors],
+            expected=_masked(self.expected),
             actual=self.actual,
         )
+
+
+def _masked(value: Any) -> Any:
+    return mask_credentials(value) if isinstance(value, str) else value
