@@ -53,9 +53,7 @@ class Admission:
                 ``reserved_tenant``.
         """
         authenticator, route = self._authenticator, call.match.route
-        if authenticator.is_open(route) or (
-            route.access is Access.GATEWAY and authenticator.is_gateway(call.request)
-        ):
+        if authenticator.is_open(route) or (route.access is Access.GATEWAY and authenticator.is_gateway(call.request)):
             authenticator.refuse_reserved_tenants(call.request)
             return
         call.revision = self._changes.revision
