@@ -176,7 +176,8 @@ class AuthSettings(msgspec.Struct, frozen=True):
         Meta(
             ge=1,
             le=10_000,
-            description="How many may register without a credential in a minute, all of them together; beyond it 429.",
+            description="How many may register without a credential in a minute, all of them together, and a sixth of "
+            "it from one address; beyond it 429.",
         ),
     ] = 60
     sign_in_queue_max: Annotated[

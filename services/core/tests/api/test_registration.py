@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 import httpx
 import pytest
 
-from .service import ADMIN, JSON, LOGIN, PASSWORD, Core, last_position, places, refusal
+from .service import ADMIN, JSON, LOGIN, PASSWORD, Core, last_position, places, receive, refusal, until
 
 REGISTER = "/api/v1/auth/register"
 NEW = "another horse, another battery"
@@ -113,7 +115,7 @@ def test_closed_is_closed(start: Start):
 def test_open_is_open_for_guests_and_bounded(start: Start):
     environ = {
         "ALLSOURCE_AUTH__REGISTRATION": "open",
-        "ALLSOURCE_AUTH__OPEN_REGISTRATIONS_PER_MINUTE": "8",
+        "ALLSOURCE_AUTH__OPEN_REGISTRATIONS_PER_MINUTE": "48",
         "ALLSOURCE_AUTH__PASSWORD_MIN_LENGTH": "16",
     }
     core = start(environ=environ).ready()
@@ -257,3 +259,21 @@ def test_there_is_no_token_where_it_would_be_of_no_use(start: Start, environ: di
     assert not (core.data / "setup-token").exists()
     with core.client({}) as client:
         assert client.post(REGISTER, json=wanted()).status_code == (201 if "ALLSOURCE_DEV" in environ else 401)
+
+
+def test_who_is_no_administrator_any_more_when_the_body_is_there_registers_nobody(start: Start):
+    core = start().ready()
+    with core.client(sign_in(core)) as root:
+        made = root.post(REGISTER, json=wanted("second", role="admin")).json()
+        second = sign_in(core, "second", NEW)["Authorization"]
+        body = json.dumps(wanted("third", role="admin")).encode()
+        head = f"POST {REGISTER} HTTP/1.1\r\nHost: x\r\nAuthorization: {second}\r\nContent-Type: application/json\r\n"
+        with socket.create_connection(("127.0.0.1", core.port), timeout=30) as connection:
+            connection.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body[:5])
+            # Answered after the head of the other: that one has been let in.
+            until(lambda: root.get(f"/api/v1/auth/users/{made['user_id']}").status_code == 200)
+            time.sleep(0.2)
+            root.patch(f"/api/v1/auth/users/{made['user_id']}", json={"active": False}).raise_for_status()
+            connection.sendall(body[5:])
+            refusal(receive(connection, method="POST"), 401, "unauthorized")
+        assert "third" not in root.get("/api/v1/auth/users").text

@@ -37,7 +37,11 @@ def ann(people: People, root: User) -> User:
 
 def profiles(people: People, user_id: str) -> list[bool]:
     """Of each fact that names a user, whether it is erased."""
-    query = EventQuery(entity_id=f"user:{user_id}", event_type="user.profile_set")
+    return erased(people, user_id, "user.profile_set")
+
+
+def erased(people: People, user_id: str, event_type: str) -> list[bool]:
+    query = EventQuery(entity_id=f"user:{user_id}", event_type=event_type)
     return [event.erased for event in people.store.read(SYSTEM_TENANT, query)]
 
 
@@ -146,6 +150,15 @@ class TestChanging:
         assert sum(isinstance(answer, IdentityRuleError) for answer in answers) == 1
         assert [user.role for user in people.users.all()].count(Role.ADMIN) == 1
 
+    def test_who_is_refused_while_the_password_is_hashed_changes_nothing(self, people: People, root: User, ann: User):
+        def refuse() -> None:
+            raise IdentityRuleError("forbidden", "not any more")
+
+        before = people.store.last_position
+        with pytest.raises(IdentityRuleError, match="not any more"):
+            run(people.accounts.change(ann.id, by=principal(user=root), password=NEW, recheck=refuse))
+        assert people.store.last_position == before
+
 
 class TestDeleting:
     def test_the_name_is_erased_and_free(self, people: People, root: User, ann: User):
@@ -156,6 +169,7 @@ class TestDeleting:
         assert people.users.named("ann") is None
         assert profiles(people, ann.id) == [True, True]
         assert profiles(people, root.id) == [False]
+        assert erased(people, ann.id, "user.password_set") == [True]
         assert people.published(before) == [("user", ann.id)]
         assert people.ended == [(ann.id, "")]
         assert len(list(people.store.read(SYSTEM_TENANT, EventQuery(entity_id=f"api-keys-of-user:{ann.id}")))) == 1

@@ -43,7 +43,7 @@ class CountingPasswords(Passwords):
     """Counts the hashes that are computed, and remembers what was compared with."""
 
     def __init__(self) -> None:
-        super().__init__(queue_max=4)
+        super().__init__(queue_max=16)
         self.verified: list[str | None] = []
         self.before_answer = lambda: None
 
@@ -275,3 +275,25 @@ async def test_a_copied_refresh_token_is_told_to_the_operator_without_the_token(
     assert logs == [
         {"event": "refresh_token_reused", "log_level": "warning", "session_id": session_id, "user_id": ann.id}
     ]
+
+
+async def test_an_account_is_slowed_down_however_its_name_is_written(service: Service):
+    await service.create("Zo\u00eb")
+    for number in range(10):
+        with pytest.raises(InvalidCredentialsError):
+            await service.sign_in("Zo\u00eb" if number % 2 else "Zoe\u0308", "wrong")
+    for name in ("Zo\u00eb", "Zoe\u0308"):
+        with pytest.raises(SlowedDownError):
+            await service.sign_in(name, "wrong")
+
+
+async def test_one_account_and_one_tenant_have_a_part_of_the_queue_only(service: Service, ann: User):
+    """Right passwords, of many users, through one door: others get their turn all the same."""
+    others = [await service.create(f"user-{number}") for number in range(20)]
+    asked = [service.sign_in(user.username) for user in others for _ in range(3)]
+    answers = await asyncio.gather(*asked, *(service.sign_in() for _ in range(8)), return_exceptions=True)
+    let_in = [answer for answer in answers if not isinstance(answer, BaseException)]
+    assert {type(answer) for answer in answers} - {SignedIn} == {SignInQueueFullError}
+    assert 0 < len(let_in) <= service.passwords.queue_max // 4
+    # A refusal is not held against anybody.
+    assert (await service.sign_in()).token

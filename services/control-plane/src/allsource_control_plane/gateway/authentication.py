@@ -8,7 +8,14 @@ from typing import Final
 
 from allsource_control_plane.asgi import RawHeaders
 from allsource_control_plane.gateway.core_client import CoreCallError, core_unavailable
-from allsource_control_plane.gateway.credentials import CREDENTIAL_FIELDS, check_tenant, named_tenant, read_credential
+from allsource_control_plane.gateway.credentials import (
+    API_KEY,
+    AUTHORIZATION,
+    CREDENTIAL_FIELDS,
+    check_tenant,
+    named_tenant,
+    read_credential,
+)
 from allsource_control_plane.gateway.exchange import Exchange
 from allsource_control_plane.gateway.internal_client import InternalClient
 from allsource_control_plane.gateway.known_principals import KnownPrincipals
@@ -55,10 +62,16 @@ class Authenticator:
         return await self._introspect(exchange, key)
 
     def _digest(self, headers: RawHeaders) -> bytes:
-        """Stands for all that an introspection asks: the fields that name credential and tenant, as they came."""
-        fields = [part for field in headers if field[0] in CREDENTIAL_FIELDS for part in field]
+        """Stands for all that an introspection asks: the fields that name credential and tenant, as they came.
+
+        ``X-API-Key`` beside ``Authorization`` says nothing: one credential is one entry, whatever else is sent.
+        """
+        fields = [field for field in headers if field[0] in CREDENTIAL_FIELDS]
+        if any(name == AUTHORIZATION for name, _ in fields):
+            fields = [field for field in fields if field[0] != API_KEY]
         # No value has a line end in it, so different fields never join into the same bytes.
-        return blake2b(b"\n".join(fields), key=self._digest_key, digest_size=_DIGEST_BYTES).digest()
+        joined = b"\n".join([part for field in fields for part in field])
+        return blake2b(joined, key=self._digest_key, digest_size=_DIGEST_BYTES).digest()
 
     async def _introspect(self, exchange: Exchange, key: bytes) -> IntrospectedPrincipal:
         credential = read_credential(exchange.headers)

@@ -15,16 +15,24 @@ import msgspec
 from allsource_control_plane.asgi import RawHeaders
 from allsource_shared.problems import ApiError
 
-__all__ = ["CREDENTIAL_BYTES_MAX", "CREDENTIAL_FIELDS", "check_tenant", "named_tenant", "read_credential"]
+__all__ = [
+    "API_KEY",
+    "AUTHORIZATION",
+    "CREDENTIAL_BYTES_MAX",
+    "CREDENTIAL_FIELDS",
+    "check_tenant",
+    "named_tenant",
+    "read_credential",
+]
 
 CREDENTIAL_BYTES_MAX: Final = 8192
 """Longest header value that is looked at; as long as the longest token that the core accepts."""
 
-_AUTHORIZATION: Final = b"authorization"
-_API_KEY: Final = b"x-api-key"
+AUTHORIZATION: Final = b"authorization"
+API_KEY: Final = b"x-api-key"
 _TENANT: Final = b"x-tenant-id"
 
-CREDENTIAL_FIELDS: Final = frozenset({_AUTHORIZATION, _API_KEY, _TENANT})
+CREDENTIAL_FIELDS: Final = frozenset({AUTHORIZATION, API_KEY, _TENANT})
 """The header fields that say who calls, and for which tenant."""
 
 # JWS compact serialization, RFC 7515 section 7.1: three base64url parts, none of them empty.
@@ -46,8 +54,8 @@ def read_credential(headers: RawHeaders) -> str:
         ApiError: ``unauthorized`` for no credential, two of the same header, a scheme other than Bearer, and a token
             that has the form of neither an access token nor an API key.
     """
-    authorization = _only(headers, _AUTHORIZATION)
-    api_key = _only(headers, _API_KEY)
+    authorization = _only(headers, AUTHORIZATION)
+    api_key = _only(headers, API_KEY)
     if api_key is not None:
         _check_token(api_key)
     if authorization is not None:

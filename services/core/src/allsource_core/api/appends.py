@@ -26,9 +26,11 @@ from allsource_core.engine import (
     Appended,
     AppendUncertainError,
     ConditionItem,
+    EngineError,
     EventStore,
     InvalidEventError,
 )
+from allsource_core.tenancy.errors import QuotaExceededError
 from allsource_core.tenancy.metering import Metering
 from allsource_shared.problems import ApiError, ProblemItem
 from allsource_shared.routes import NDJSON
@@ -132,7 +134,13 @@ class AppendRoutes:
         started = time.perf_counter()
         tenant_id = call.principal.tenant_id
         condition = None if batch.condition is None else _checked_condition(batch.condition)
-        reservation = self._metering.append(tenant_id, batch.events, body_bytes)
+        try:
+            reservation = self._metering.append(tenant_id, batch.events, body_bytes)
+        except QuotaExceededError:
+            repeated = await self._repetition(tenant_id, batch)
+            if repeated is None:
+                raise
+            return repeated
         try:
             appended = await self._store.append_async(
                 tenant_id,
@@ -157,6 +165,16 @@ class AppendRoutes:
             reservation.commit(appended.recorded_at, size)
             self._metrics.appended(len(appended), time.perf_counter() - started)
         return appended
+
+    async def _repetition(self, tenant_id: str, batch: EventBatch) -> Appended | None:
+        """The answer to an append that was made before, which costs nothing; None for one that was not."""
+        if any(event.event_id is None for event in batch.events):
+            return None
+        try:
+            appended = await self._store.append_async(tenant_id, batch.events, dry_run=True, decoded=True)
+        except EngineError:
+            return None
+        return appended if appended.duplicate else None
 
 
 def _marks(appended: Appended) -> bytes:

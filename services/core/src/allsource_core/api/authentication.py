@@ -155,10 +155,12 @@ def _credential(request: BaseRequest) -> str:
     if len(values) > 1:
         raise ApiError("unauthorized", "there is more than one Authorization header")
     if not values:
-        key = request.headers.get("X-API-Key")
-        if key is None:
+        keys = request.headers.getall("X-API-Key", [])
+        if len(keys) > 1:
+            raise ApiError("unauthorized", "there is more than one X-API-Key header")
+        if not keys:
             raise ApiError("unauthorized", "sign in and send the access token as Authorization: Bearer <token>")
-        return key
+        return keys[0]
     scheme, separator, token = values[0].strip().partition(" ")
     if not separator:
         return scheme

@@ -31,6 +31,10 @@ _EVERYBODY: Final = ""
 _decoder: Final = msgspec.json.Decoder(Registration)
 
 
+_ADDRESSES_MIN: Final = 6
+"""So many addresses must work together to keep all others from registering."""
+
+
 class RegistrationRoutes:
     """Handler of ``auth/register``. The route is public, but a credential that comes with it counts.
 
@@ -56,6 +60,8 @@ class RegistrationRoutes:
         self._identify = identify
         self._address = address
         self._limit = RateLimit(anonymous_per_minute, anonymous_per_minute)
+        of_address = max(1, anonymous_per_minute // _ADDRESSES_MIN)
+        self._limit_of_address = RateLimit(of_address, of_address)
         self._limiter = RateLimiter(time.monotonic)
 
     @property
@@ -76,9 +82,14 @@ class RegistrationRoutes:
             note_unknown_fields(call, body, Registration)
         except RecursionError:
             raise ApiError("invalid_body", "the body nests too deeply") from None
+        # The body may have taken its time.
+        by = self._caller(call)
+        address = self._address(call.request)
         if by is None:
-            self._slow_down()
-        user = await self._registrar.register(wanted, by, is_local=is_loopback(self._address(call.request)))
+            self._slow_down(address)
+        user = await self._registrar.register(
+            wanted, by, is_local=is_loopback(address), again=lambda: self._caller(call)
+        )
         return json_response(RegisteredUser(user.id, user.username, user.email, user.role, user.tenant_id), 201)
 
     def _caller(self, call: Call) -> Principal | None:
@@ -89,9 +100,15 @@ class RegistrationRoutes:
             raise ApiError("password_change_required", "change your password with POST /api/v1/auth/password first")
         return by
 
-    def _slow_down(self) -> None:
-        """Let only so many register themselves: each costs a hash, and is kept. Raises ApiError."""
-        verdict = self._limiter.take(_EVERYBODY, self._limit)
+    def _slow_down(self, address: str) -> None:
+        """Let only so many register themselves, from one address a part of them: each costs a hash, and is kept.
+
+        Raises:
+            ApiError: ``rate_limited``.
+        """
+        verdict = self._limiter.take(f"from {address}", self._limit_of_address)
+        if verdict.admitted:
+            verdict = self._limiter.take(_EVERYBODY, self._limit)
         if not verdict.admitted:
             seconds = str(math.ceil(verdict.retry_after))
             raise ApiError("rate_limited", "too many register at present", headers={"Retry-After": seconds})

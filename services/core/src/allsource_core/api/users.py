@@ -114,6 +114,7 @@ class UserRoutes:
             active=None if change.active is UNSET else change.active,
             email=None if change.email is UNSET else change.email,
             password=None if change.password is UNSET else change.password,
+            recheck=lambda: call.recheck(call),
         )
         return json_response(user.view())
 
@@ -127,7 +128,11 @@ class UserRoutes:
         """``POST auth/password``."""
         change = await self._body(call, _password_decoder)
         await self._accounts.change_password(
-            call.principal, current=change.current, new=change.new, address=self._address(call.request)
+            call.principal,
+            current=change.current,
+            new=change.new,
+            address=self._address(call.request),
+            recheck=lambda: call.recheck(call),
         )
         return Response(status=204)
 

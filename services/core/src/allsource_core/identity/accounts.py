@@ -63,9 +63,11 @@ class Accounts:
         active: bool | None = None,
         email: str | None = None,
         password: str | None = None,
+        recheck: Callable[[], None] = lambda: None,
     ) -> User:
         """Change what is given, all of it or nothing, durably. A new password is to be changed at the next sign-in;
-        it ends the user's sessions, and so does deactivating.
+        it ends the user's sessions, and so does deactivating. `recheck` is called before anything is stored: hashing
+        takes a while, and the caller may not be who it was.
 
         Raises:
             UnknownUserError: there is no such user.
@@ -87,6 +89,7 @@ class Accounts:
             password_hash = await self._passwords.hash_async(password)
         async with self._facts.changing:
             self._facts.fold()
+            recheck()
             # It may have become an administrator meanwhile.
             _check_may_administrate(by, self._users.find(user_id), role)
             user = await self._users.change(
@@ -132,7 +135,9 @@ class Accounts:
         except (EngineError, OSError) as error:
             structlog.get_logger().warning("erasing_postponed", reason=str(error))
 
-    async def change_password(self, by: Principal, *, current: str, new: str, address: str) -> None:
+    async def change_password(
+        self, by: Principal, *, current: str, new: str, address: str, recheck: Callable[[], None] = lambda: None
+    ) -> None:
         """Change one's own password, durably; the user's other sessions end.
 
         Args:
@@ -140,6 +145,7 @@ class Accounts:
             current: the password until now.
             new: the one from now on.
             address: of the caller.
+            recheck: as of `change`.
 
         Raises:
             InvalidCredentialsError: `current` is not the password, or there is no such user any more.
@@ -160,6 +166,7 @@ class Accounts:
         password_hash = await self._passwords.hash_async(new)
         async with self._facts.changing:
             self._facts.fold()
+            recheck()
             user = self._users.get(user_id)
             if user is None or user.password_hash != known_hash:
                 # Somebody else has set another one meanwhile.

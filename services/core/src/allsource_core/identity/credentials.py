@@ -13,7 +13,7 @@ from allsource_core.identity.api_keys import ApiKeyDirectory, permissions_of
 from allsource_core.identity.principals import Principal
 from allsource_core.identity.sessions import SessionDirectory
 from allsource_core.identity.users import User, UserDirectory
-from allsource_shared.permissions import ROLE_PERMISSIONS
+from allsource_shared.permissions import ROLE_PERMISSIONS, Permission
 from allsource_shared.problems import ApiError
 from allsource_shared.tokens import TokenVerifier
 
@@ -116,6 +116,8 @@ class Credentials:
         if key is None:
             raise ApiError("unauthorized", "the API key is not one of this installation, was revoked or has expired")
         owner = self._owner(key.user_id)
+        if key.tenant_id != owner.tenant_id and Permission.MANAGE_TENANTS not in owner.permissions:
+            raise ApiError("unauthorized", "the owner of the API key may no longer work in its tenant")
         if not self._tenant_is_active(owner.tenant_id):
             raise ApiError("tenant_inactive", "the tenant of the key's owner is not active")
         principal = Principal(

@@ -37,7 +37,7 @@ class Passwords:
     """
 
     def __init__(self, queue_max: int) -> None:
-        self._queue_max = queue_max
+        self.queue_max = queue_max
         self._under_way = 0
         self._anonymous = 0
         self._hasher = argon2.PasswordHasher(
@@ -63,7 +63,7 @@ class Passwords:
         """
         if not anonymous:
             return await self._run(self.hash, password)
-        if self._anonymous >= max(1, self._queue_max // _ANONYMOUS_SHARE):
+        if self._anonymous >= max(1, self.queue_max // _ANONYMOUS_SHARE):
             raise SignInQueueFullError
         self._anonymous += 1
         try:
@@ -88,7 +88,7 @@ class Passwords:
 
     async def _run(self, work: Callable[[Unpack[_Arguments]], _T], *arguments: *_Arguments) -> _T:
         """Have one of the threads do something."""
-        if self._under_way >= self._queue_max:
+        if self._under_way >= self.queue_max:
             raise SignInQueueFullError
         self._under_way += 1
         try:

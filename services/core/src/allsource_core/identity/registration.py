@@ -93,7 +93,14 @@ class Registrar:
         elif not self._first_is_wanted() and self._rules.mode != "open":
             raise IdentityRuleError("unauthorized", "only an administrator registers users: sign in as one")
 
-    async def register(self, wanted: Registration, by: Principal | None, *, is_local: bool) -> User:
+    async def register(
+        self,
+        wanted: Registration,
+        by: Principal | None,
+        *,
+        is_local: bool,
+        again: Callable[[], Principal | None] | None = None,
+    ) -> User:
         """Make a user, durably.
 
         What is allowed is looked at before the password is hashed, and again when nothing can change any more: of two
@@ -103,6 +110,7 @@ class Registrar:
             wanted: the user.
             by: who calls; None without a credential.
             is_local: whether the call comes from an address of this machine.
+            again: who calls, looked at once more: hashing takes a while.
 
         Raises:
             IdentityRuleError: ``unauthorized``, ``forbidden``, ``admin_outside_default``; ``reserved_tenant`` and
@@ -122,7 +130,7 @@ class Registrar:
         async with self._facts.changing:
             # What an append of uncertain outcome came to, if there was one.
             self._facts.fold()
-            if self._place(wanted, by, is_local) != place:
+            if self._place(wanted, by if again is None else again(), is_local) != place:
                 raise IdentityRuleError("unauthorized", "there is a first user by now: sign in as an administrator")
             user = await self._users.create_async(
                 username=username,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
 
 import structlog
 
@@ -20,11 +24,17 @@ from allsource_core.identity.session_file import Session
 from allsource_core.identity.sessions import SessionDirectory
 from allsource_core.identity.throttle import SignInThrottle
 from allsource_core.identity.users import ALL_SESSIONS, User, UserDirectory
+from allsource_shared.permissions import Role
 from allsource_shared.tokens import TokenSigner
 from allsource_shared.wire.sessions import SignedIn
 from allsource_shared.wire.times import format_instant
 
 __all__ = ["SignInService"]
+
+
+_OF_AN_ACCOUNT_MAX: Final = 4
+_TENANTS_MIN: Final = 4
+"""A quarter of the queue at most is one tenant's: its users, whose passwords are right, keep nobody else out."""
 
 
 class SignInService:
@@ -56,6 +66,7 @@ class SignInService:
         self._signer = signer
         self._facts = facts
         self._tenant_is_active = tenant_is_active
+        self._waiting: Counter[str] = Counter()
 
     async def sign_in(self, username: str, password: str, *, address: str, user_agent: str) -> SignedIn:
         """Check a password and begin a session.
@@ -120,6 +131,8 @@ class SignInService:
     async def _checked(self, username: str, password: str, address: str) -> User | None:
         """The user of this name and password who may sign in; None where there is none."""
         log = structlog.get_logger()
+        # As names are compared: an account is one however its name is written.
+        username = unicodedata.normalize("NFC", username)
         try:
             self._throttle.admit(username, address)
         except SlowedDownError:
@@ -128,7 +141,8 @@ class SignInService:
         user = self._users.named(username)
         encoded = user.password_hash if user is not None else None
         try:
-            matches = await self._passwords.verify(encoded, password)
+            with self._turn(username, user):
+                matches = await self._passwords.verify(encoded, password)
         except SignInQueueFullError:
             self._throttle.not_checked(username, address)
             raise
@@ -138,6 +152,27 @@ class SignInService:
             return None
         self._throttle.succeeded(username, address)
         return user
+
+    @contextmanager
+    def _turn(self, username: str, user: User | None) -> Iterator[None]:
+        """A place in the queue for passwords, of which no account and no tenant has more than a part.
+
+        Raises:
+            SignInQueueFullError: it has as many already.
+        """
+        groups = {f"account {username}": _OF_AN_ACCOUNT_MAX}
+        if user is not None and user.role is not Role.ADMIN:
+            groups[f"tenant {user.tenant_id}"] = max(1, self._passwords.queue_max // _TENANTS_MIN)
+        if any(self._waiting[group] >= most for group, most in groups.items()):
+            raise SignInQueueFullError
+        self._waiting.update(groups.keys())
+        try:
+            yield
+        finally:
+            self._waiting.subtract(groups.keys())
+            for group in groups:
+                if not self._waiting[group]:
+                    del self._waiting[group]
 
     async def _hash_anew(self, user: User, outdated: str, password: str) -> None:
         """Store the hash of a password with the parameters of today. It is no reason to refuse that it can't be."""

@@ -72,7 +72,7 @@ class User(msgspec.Struct):
         must_change: the password was set by somebody else, and is to be changed at the next sign-in.
         created_at: microseconds since the epoch.
         position: of its first fact: later users have higher ones.
-        profiles: the events that name it.
+        personal: the events that name it, or hold a hash of a password of its.
         sessions_since, kept_session: sessions that began before, in microseconds since the epoch, have ended, but for
             the one of this id. That they have is a fact; the file of sessions may be older.
     """
@@ -87,7 +87,7 @@ class User(msgspec.Struct):
     password_hash: str = ""
     must_change: bool = False
     active: bool = True
-    profiles: list[Event] = []
+    personal: list[Event] = []
     sessions_since: int = 0
     kept_session: str = ""
 
@@ -258,7 +258,7 @@ class UserDirectory:
         await self._facts.append_async([Fact(_subject(user_id), _DELETED, _Deleted()), *also])
 
     async def erase_deleted(self) -> None:
-        """Erase names and e-mail addresses of deleted users where that has not been done. Needs no `Facts.changing`.
+        """Erase what is personal of deleted users where that has not been done. Needs no `Facts.changing`.
 
         Raises:
             EngineError, OSError: what is left can be erased later: by the next call, also after a restart.
@@ -279,8 +279,8 @@ class UserDirectory:
         return [Fact(_subject(user.id), _DELETED, _Deleted()) for user in self.in_tenant(tenant_id)]
 
     def personal_events(self, tenant_id: str) -> list[Event]:
-        """The facts that name the users of a tenant."""
-        return [event for user in self.in_tenant(tenant_id) for event in user.profiles]
+        """The facts that name the users of a tenant, or hold hashes of their passwords."""
+        return [event for user in self.in_tenant(tenant_id) for event in user.personal]
 
     def _check_not_last_admin(self, user: User, what: str) -> None:
         if user.role is not Role.ADMIN or not user.active:
@@ -302,6 +302,9 @@ class UserDirectory:
             case "user.profile_set":
                 self._name(user, event)
             case "user.password_set":
+                user.personal = [*user.personal, event]
+                if event.erased:
+                    return
                 password = msgspec.json.decode(event.payload, type=_PasswordSet)
                 if user.must_change is not password.must_change:
                     self._changes.publish("user", user_id)
@@ -320,11 +323,11 @@ class UserDirectory:
                 if self._by_name.get(name) is user:
                     del self._by_name[name]
                 user.active = False
-                self._unerased += [event for event in user.profiles if not event.erased]
+                self._unerased += [event for event in user.personal if not event.erased]
                 self._changes.publish("user", user_id)
 
     def _name(self, user: User, event: Event) -> None:
-        user.profiles = [*user.profiles, event]
+        user.personal = [*user.personal, event]
         if event.erased:
             return
         profile = msgspec.json.decode(event.payload, type=_ProfileSet)
