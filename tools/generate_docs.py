@@ -43,11 +43,14 @@ _PERMISSIONS_INTRODUCTION: Final = """\
 # Roles and permissions
 
 Every user has one role in one tenant; a role is a set of permissions, and every route asks for at most one of them.
-A caller without a credential gets 401, one without the permission 403.
+A caller without a credential gets 401, one without the permission 403. *Tokens* are what a call takes of the rate limit
+of the caller's tenant; a batch takes one more for each 100 events, a stream of events nine more.
 
 """
 
 _FORWARDED: Final = "The gateway has them all under the same paths, those below `/internal` aside."
+
+_UNCHARGED: Final = (Access.PUBLIC, Access.CONFIGURED, Access.GATEWAY)
 
 _ACCESS: Final = {
     Access.PUBLIC: "nothing",
@@ -95,10 +98,11 @@ def permissions_page() -> str:
 
 
 def _route_table(routes: Iterable[Route]) -> list[str]:
-    lines = ["| route | needs | what it does |", "| --- | --- | --- |"]
+    lines = ["| route | needs | tokens | what it does |", "| --- | --- | ---: | --- |"]
     for route in routes:
         needs = _ACCESS[route.access] if isinstance(route.access, Access) else f"`{route.access}`"
-        lines.append(f"| `{route.method} {route.path}` | {needs} | {_cell(route.summary)} |")
+        cost = "" if route.access in _UNCHARGED else route.cost
+        lines.append(f"| `{route.method} {route.path}` | {needs} | {cost} | {_cell(route.summary)} |")
     return lines
 
 

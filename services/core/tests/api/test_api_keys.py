@@ -289,3 +289,11 @@ def test_secrets_are_told_once_and_kept_nowhere(core: Core, dev: httpx.Client, r
         assert secret.encode() not in kept
         assert bytes.fromhex(secret) not in kept
         assert secret not in core.log
+
+
+def test_a_user_makes_only_so_many_in_a_minute(core: Core):
+    with signed_in(core, "rea") as client:
+        statuses = [client.post(KEYS, json={"name": "many", "role": "readonly"}).status_code for _ in range(110)]
+        limited = client.post(KEYS, json={"name": "many", "role": "readonly"})
+    assert set(statuses) == {201, 429}
+    assert int(refusal(limited, 429, "rate_limited") and limited.headers["Retry-After"]) >= 1

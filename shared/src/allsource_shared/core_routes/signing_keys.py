@@ -18,6 +18,7 @@ SIGNING_KEY_ROUTES: Final = (
         path=f"{API_PREFIX}/auth/keys/rotate",
         access=Permission.ADMIN,
         summary="Sign access tokens with a new key; those of the one before are good until they expire",
+        cost=10,
         response=signing_keys.SigningKeyView,
         status=201,
         problems=(*CHANGE_PROBLEMS, "overloaded"),

@@ -71,6 +71,7 @@ _ONE: Final = (
         path=_TENANT,
         access=Permission.MANAGE_TENANTS,
         summary="Remove a tenant with its events, users and keys; its id may be used again once this is answered",
+        cost=10,
         response=tenants.TenantRemoval,
         status=202,
         problems=(*_NAMED, "default_tenant", "not_yet", *_CHANGE),

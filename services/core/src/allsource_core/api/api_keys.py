@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from itertools import islice
 from typing import Final
 
@@ -17,6 +19,7 @@ from allsource_core.api.tenants import check_selected
 from allsource_core.identity.api_keys import ApiKey, ApiKeyDirectory
 from allsource_core.identity.key_issuing import KeyIssuer
 from allsource_core.identity.key_uses import KeyUses
+from allsource_core.tenancy.rate_limits import RateLimit, RateLimiter
 from allsource_shared.permissions import Permission, Role, parse_role
 from allsource_shared.problems import ApiError, ProblemItem
 from allsource_shared.wire.api_keys import ApiKeyPage, ApiKeyParameters, ApiKeyView, IssuedApiKey, NewApiKey
@@ -30,6 +33,10 @@ _CURSOR: Final = re.compile("[1-9][0-9]{0,15}\\Z")
 _new_key_decoder: Final = msgspec.json.Decoder(NewApiKey)
 
 
+_KEYS_OF_A_USER: Final = RateLimit(requests_per_minute=60, burst=100)
+"""Made and rotated, by one user."""
+
+
 class ApiKeyRoutes:
     """Handlers of ``auth/api-keys/…``."""
 
@@ -38,6 +45,7 @@ class ApiKeyRoutes:
         self._issuer = issuer
         self._uses = uses
         self._bodies = bodies
+        self._limiter = RateLimiter(time.monotonic)
 
     @property
     def handlers(self) -> dict[str, Handler]:
@@ -64,6 +72,7 @@ class ApiKeyRoutes:
             note_unknown_fields(call, body, NewApiKey)
         except RecursionError:
             raise ApiError("invalid_body", "the body nests too deeply") from None
+        self._slow_down(call)
         if not new.name.isprintable():
             raise _invalid("name", "must be 1 to 128 printable characters")
         key, credential = await self._issuer.create(
@@ -75,9 +84,21 @@ class ApiKeyRoutes:
         )
         return _issued(key, credential, 201)
 
+    def _slow_down(self, call: Call) -> None:
+        """Let a user make only so many: each is a fact, which is kept for ever, whatever the limits of the tenant.
+
+        Raises:
+            ApiError: ``rate_limited``.
+        """
+        verdict = self._limiter.take(call.principal.user_id, _KEYS_OF_A_USER)
+        if not verdict.admitted:
+            seconds = str(math.ceil(verdict.retry_after))
+            raise ApiError("rate_limited", "you make API keys too fast", headers={"Retry-After": seconds})
+
     async def rotate(self, call: Call) -> StreamResponse:
         """``POST auth/api-keys/{key_id}/rotate``."""
         refuse_query(call)
+        self._slow_down(call)
         key, credential = await self._issuer.rotate(call.principal.user_id, call.match.parameters["key_id"])
         return _issued(key, credential, 200)
 
