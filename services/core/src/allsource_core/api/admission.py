@@ -56,12 +56,23 @@ class Admission:
         if authenticator.is_open(route) or (route.access is Access.GATEWAY and authenticator.is_gateway(call.request)):
             authenticator.refuse_reserved_tenants(call.request)
             return
+        self.identify(call)
+        authenticator.check(call.principal, route)
+
+    def identify(self, call: Call) -> None:
+        """Find out who calls, and have its tenant pay for it. Also for routes that ask for no credential, but get one.
+
+        Raises:
+            ApiError: as `Authenticator.identify`; ``rate_limited``.
+        """
+        authenticator = self._authenticator
         call.revision = self._changes.revision
-        caller = call.caller = authenticator.identify(call.request)
+        caller = call.caller = authenticator.caller(call.request)
         limit = self._limit_of(caller.home_tenant_id)
         if limit is not None:
-            self._charge(call, limit, route.cost)
-        authenticator.check(caller, route)
+            self._charge(call, limit, call.match.route.cost)
+        # Afterwards: whoever names a tenant that is not for them pays like everybody.
+        call.caller = authenticator.enter(call.request, caller)
 
     def recheck(self, call: Call) -> None:
         """Refuse a call that was let in, and whose caller may no longer make it: after any wait.

@@ -59,14 +59,28 @@ class Authenticator:
         """The principal of a request, in the tenant that it works in.
 
         Raises:
-            ApiError: ``unauthorized``, ``tenant_inactive``, ``reserved_tenant``, ``starting``; for ``X-Tenant-ID`` also
-                ``bad_header``, ``forbidden``, ``not_found``.
+            ApiError: as `caller` and `enter`.
         """
-        headers = request.headers
+        return self.enter(request, self.caller(request))
+
+    def caller(self, request: BaseRequest) -> Principal:
+        """The principal of a request, in the tenant that its credential belongs to.
+
+        Raises:
+            ApiError: ``unauthorized``, ``tenant_inactive``, ``reserved_tenant``, ``starting``.
+        """
         principal = self._principal(_credential(request))
         if principal.key_id:
             self._note_use(principal.key_id)
-        named = headers.getall(_TENANT_HEADER, None)
+        return principal
+
+    def enter(self, request: BaseRequest, principal: Principal) -> Principal:
+        """The same principal in the tenant that the request names, if it names one.
+
+        Raises:
+            ApiError: ``bad_header``, ``reserved_tenant``, ``forbidden``, ``not_found``.
+        """
+        named = request.headers.getall(_TENANT_HEADER, None)
         if named is None:
             return principal
         if len(named) > 1:

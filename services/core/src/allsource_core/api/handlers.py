@@ -40,7 +40,7 @@ def handlers_of(
         RegistrationRoutes(
             services.registrar,
             bodies,
-            authenticator.identify,
+            admission.identify,
             address,
             anonymous_per_minute=settings.auth.open_registrations_per_minute,
         ),

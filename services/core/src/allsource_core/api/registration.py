@@ -41,7 +41,7 @@ class RegistrationRoutes:
     Args:
         registrar: makes users.
         bodies: reads bodies.
-        identify: finds the principal of a request that has a credential.
+        identify: finds out who sends a request that has a credential.
         address: where a request comes from.
         anonymous_per_minute: registrations without a credential that are looked at in a minute.
     """
@@ -50,7 +50,7 @@ class RegistrationRoutes:
         self,
         registrar: Registrar,
         bodies: Bodies,
-        identify: Callable[[BaseRequest], Principal],
+        identify: Callable[[Call], None],
         address: Callable[[BaseRequest], str],
         *,
         anonymous_per_minute: int,
@@ -93,9 +93,14 @@ class RegistrationRoutes:
         return json_response(RegisteredUser(user.id, user.username, user.email, user.role, user.tenant_id), 201)
 
     def _caller(self, call: Call) -> Principal | None:
+        """Who calls, now; None without a credential. It is charged for the first time alone."""
         if not any(name in call.request.headers for name in _CREDENTIAL_HEADERS):
             return None
-        by = self._identify(call.request)
+        if call.caller is None:
+            self._identify(call)
+        else:
+            call.recheck(call)
+        by = call.principal
         if by.must_change_password:
             raise ApiError("password_change_required", "change your password with POST /api/v1/auth/password first")
         return by
