@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Final
 
 import structlog
 
@@ -13,6 +16,9 @@ from allsource_core.changes import Changes
 from allsource_shared.problems import ApiError
 
 __all__ = ["RunningStreams"]
+
+_RESET: Final = struct.pack("ii", 1, 0)
+"""Of `SO_LINGER`: wait for nothing."""
 
 
 class RunningStreams:
@@ -61,4 +67,13 @@ class RunningStreams:
             except ApiError as error:
                 structlog.get_logger().info("stream_broken_off", reason=error.code)
                 if call.request.transport is not None:
-                    call.request.transport.abort()
+                    _break_off(call.request.transport)
+
+
+def _break_off(transport: asyncio.Transport) -> None:
+    """End a connection with a reset, so that what the kernel holds of the answer, megabytes of it, is not sent."""
+    connection = transport.get_extra_info("socket")
+    if connection is not None:
+        with suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    transport.abort()
