@@ -77,7 +77,9 @@ class Worlds(NamedTuple):
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
-    service = Core(tmp_path_factory.mktemp("core")).ready()
+    # Removals are done at once: worlds wait for theirs.
+    environ = {"ALLSOURCE_STORAGE__REMOVAL_SECONDS": "0"}
+    service = Core(tmp_path_factory.mktemp("core"), environ=environ).ready()
     with service.client({}) as client:
         yield client
     assert service.stop() == 0
@@ -108,6 +110,7 @@ class Request(NamedTuple):
 
 def values(name: str, operation: str, asking: World, asked: World) -> st.SearchStrategy[Any]:
     """What a variable or parameter of this name can be: whatever might lead to the other tenant is among it."""
+    positions = [1, *asking.positions, *asked.positions]
     shared: dict[str, list[Any]] = {
         "entity_id": ENTITIES,
         "event_type": TYPES,
@@ -115,14 +118,15 @@ def values(name: str, operation: str, asking: World, asked: World) -> st.SearchS
         "event_id": CLIENT_IDS,
         "prefix": ["cart", ""],
         **dict.fromkeys(("since", "until", "as_of"), TIMES),
-        **dict.fromkeys(("after_position", "before_position", "min_position"), [1, *asking.positions, *asked.positions]),
+        **dict.fromkeys(("after_position", "before_position", "min_position"), positions),
         "order": ["asc", "desc"],
         "limit": [1, 3, 1_000],
         "wait_ms": [0, 1],
         "status": ["running", "done"],
         "dry_run": ["true", "false"],
         "cursor": [*asking.cursors.get(operation, ()), *asked.cursors.get(operation, ())],
-        **dict.fromkeys(("instance", "after"), [0]),
+        "instance": [""],
+        "after": [0],
     }
     own = [*asking.ids.get(name, ()), *asked.ids.get(name, ())]
     if name not in shared and not own:
@@ -157,7 +161,9 @@ def requests(draw: st.DrawFn, row: Route, caller: str, asking: World, asked: Wor
         content = json.dumps(body).encode()
         headers |= JSON
     said = [*ids, *(str(value) for _, value in parameters)]
-    return Request(row.method, f"{path}?{httpx.QueryParams(parameters)}" if parameters else path, headers, content, said, ids)
+    return Request(
+        row.method, f"{path}?{httpx.QueryParams(parameters)}" if parameters else path, headers, content, said, ids
+    )
 
 
 def bodies(operation: str, asking: World, asked: World) -> st.SearchStrategy[Any]:
@@ -180,7 +186,9 @@ def bodies(operation: str, asking: World, asked: World) -> st.SearchStrategy[Any
         "append_batch": st.fixed_dictionaries({"events": st.lists(event, min_size=1, max_size=4)}),
         "create_api_key": st.fixed_dictionaries({"name": st.just("mine")}, optional=named),
         "change_password": st.just({"current": "not the one", "new": "another password of somebody"}),
-        "register": st.just({"username": "new", "password": "a password of somebody new", "tenant_id": asked.tenant_id}),
+        "register": st.just(
+            {"username": "new", "password": "a password of somebody new", "tenant_id": asked.tenant_id}
+        ),
         "change_user": st.sampled_from([{"active": False}, {"role": "readonly"}, {"email": "new@example.org"}]),
         "create_tenant": st.just({"id": asked.tenant_id, "name": "mine"}),
         "put_tenant": st.just({"name": "mine"}),
