@@ -11,6 +11,7 @@ from allsource_control_plane.gateway.authentication import Authenticator
 from allsource_control_plane.gateway.change_feed import ChangeFeed
 from allsource_control_plane.gateway.core_client import CoreClient
 from allsource_control_plane.gateway.entry import GatewayEntry
+from allsource_control_plane.gateway.fair_share import FairShare
 from allsource_control_plane.gateway.forwarder import Forwarder
 from allsource_control_plane.gateway.internal_client import InternalClient
 from allsource_control_plane.gateway.known_principals import KnownPrincipals
@@ -41,6 +42,7 @@ async def open_gateway(settings: ControlPlaneSettings) -> AsyncIterator[GatewayE
             authenticator=Authenticator(internal_client, known, metrics),
             application=application,  # type: ignore[arg-type]  # Litestar types ASGI messages one by one
             forwarder=Forwarder(client, settings.gateway, metrics),
+            fair_share=FairShare(settings.gateway, metrics),
             metrics=metrics,
             logging=settings.logging,
         )

@@ -60,6 +60,12 @@ class GatewayMetrics:
         self.credential_cache_hits = Counter(
             f"{_PREFIX}_credential_cache_hits", "Requests whose credential was known.", registry=self._registry
         )
+        self._crowded_out = Counter(
+            f"{_PREFIX}_crowded_out_requests",
+            "Requests refused because too many of their tenant, or without a credential, were under way.",
+            ("whose",),
+            registry=self._registry,
+        )
         ProcessCollector(namespace=_PREFIX, registry=self._registry)
         # Looking a label set up in the library costs more than the rest of the count.
         self._request_children: dict[tuple[str, str, int], Counter] = {}
@@ -86,6 +92,10 @@ class GatewayMetrics:
     def count_introspection(self, outcome: Literal["accepted", "refused", "failed"]) -> None:
         """Count one question about a credential."""
         self._introspections.labels(outcome).inc()
+
+    def count_crowded_out(self, whose: Literal["tenant", "anonymous"]) -> None:
+        """Count one request for which there was no place among those of its kind."""
+        self._crowded_out.labels(whose).inc()
 
     def observe_credentials(self, known: Callable[[], int], silent_seconds: Callable[[], float]) -> None:
         """Have the figures of what is known of credentials read when they are asked for.

@@ -102,6 +102,17 @@ class GatewaySettings(msgspec.Struct, frozen=True):
             ),
         ),
     ] = 1024
+    max_requests_per_tenant: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=65_536,
+            description=(
+                "Requests of one tenant that may be under way at once; beyond it 429. Fewer than `max_connections`, "
+                "so that no tenant takes all of them. Callers without a credential share a quarter of those."
+            ),
+        ),
+    ] = 256
     shutdown_timeout_seconds: Annotated[
         int,
         Meta(ge=0, le=3600, description="How long requests under way may take to finish at shutdown, in seconds."),

@@ -15,6 +15,7 @@ from allsource_control_plane.asgi import Application, Receive, Scope, Send
 from allsource_control_plane.gateway.authentication import Authenticator
 from allsource_control_plane.gateway.credentials import check_tenant
 from allsource_control_plane.gateway.exchange import Exchange
+from allsource_control_plane.gateway.fair_share import FairShare
 from allsource_control_plane.gateway.forwarder import BrokenAnswerError, Forwarder, StalledClientError
 from allsource_control_plane.gateway.request_body import BrokenBodyError, ClientGoneError
 from allsource_control_plane.gateway.websockets import refuse_websocket
@@ -44,6 +45,7 @@ class GatewayEntry:
         authenticator: finds out who calls, where a route is not open to everybody.
         application: answers the gateway's own routes; it gets the path as the row declares it.
         forwarder: answers all others.
+        fair_share: says how many of them may be under way.
         metrics: counts every request.
         logging: which requests get a line.
     """
@@ -56,6 +58,7 @@ class GatewayEntry:
         authenticator: Authenticator,
         application: Application,
         forwarder: Forwarder,
+        fair_share: FairShare,
         metrics: GatewayMetrics,
         logging: LoggingSettings,
     ) -> None:
@@ -64,6 +67,7 @@ class GatewayEntry:
         self._authenticator = authenticator
         self._application = application
         self._forwarder = forwarder
+        self._fair_share = fair_share
         self._metrics = metrics
         self._logged_status_min = {"all": 0, "errors": 500, "none": 1000}[logging.requests]
 
@@ -102,6 +106,7 @@ class GatewayEntry:
         route = self._routes.match(exchange.method, exchange.raw_path).route
         exchange.operation = route.operation
         own = (route.method, route.path) in self._own
+        principal = None
         if route.access not in _OPEN:
             principal = await self._authenticator.identify(exchange)
             if own:
@@ -110,7 +115,11 @@ class GatewayEntry:
         if own:
             await self._answer_self(exchange, route)
             return
-        await self._forwarder.forward(exchange, anonymous=route.access is Access.PUBLIC)
+        if principal is None:
+            await self._forwarder.forward(exchange, anonymous_place=self._fair_share.of_anonymous())
+            return
+        with self._fair_share.of_tenant(principal):
+            await self._forwarder.forward(exchange)
 
     async def _answer_self(self, exchange: Exchange, route: Route) -> None:
         path = route.path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 import aiohttp
@@ -48,16 +49,16 @@ class Forwarder:
         self._settings = settings
         self._metrics = metrics
 
-    async def forward(self, exchange: Exchange, *, anonymous: bool) -> None:
+    async def forward(self, exchange: Exchange, *, anonymous_place: AbstractContextManager[None] | None = None) -> None:
         """Forward one request and answer it.
 
         Args:
-            anonymous: the route asks for no credential. Its body is read whole before the core is called, so that
-                nobody holds a connection to the core without one.
+            anonymous_place: of a request that bears no credential, taken while the core is called. The body is read
+                whole before that, so that who sends slowly holds neither the place nor a connection to the core.
 
         Raises:
             ApiError: before the answer began: ``core_unavailable``, ``body_too_large``, ``request_timeout``,
-                ``bad_header`` or ``bad_query``.
+                ``bad_header`` or ``bad_query``; as the place, if there is none.
             BrokenAnswerError: after it began.
             ClientGoneError: when the client has left or stopped reading; the call to the core was given up.
         """
@@ -67,20 +68,21 @@ class Forwarder:
         bytes_max = self._settings.max_body_bytes
         body = RequestBody(
             exchange,
-            bytes_max=min(bytes_max, WHOLE_BYTES_MAX) if anonymous else bytes_max,
+            bytes_max=min(bytes_max, WHOLE_BYTES_MAX) if anonymous_place else bytes_max,
             idle_timeout_seconds=self._settings.body_idle_timeout_seconds,
             timeout_seconds=self._settings.body_timeout_seconds,
         )
         small = await body.read_small()
         if small is None and body.declared_bytes is not None:
             headers.append(("Content-Length", str(body.declared_bytes)))
-        async with ClientWatch(body):
-            response = await self._call(exchange, headers, body, small)
-            try:
-                await self._relay(exchange, response)
-            finally:
-                # Ends the connection unless the answer was read to its end; then it is back in the pool already.
-                response.close()
+        with anonymous_place or nullcontext():
+            async with ClientWatch(body):
+                response = await self._call(exchange, headers, body, small)
+                try:
+                    await self._relay(exchange, response)
+                finally:
+                    # Ends the connection unless the answer was read to its end; then it is back in the pool already.
+                    response.close()
 
     async def _call(
         self, exchange: Exchange, headers: list[tuple[str, str]], body: RequestBody, small: bytes | None
