@@ -16,7 +16,15 @@ from allsource_shared.routes import NDJSON, Access, Route
 
 __all__ = ["COMMON_PROBLEMS", "openapi_document"]
 
-COMMON_PROBLEMS: Final = ("bad_path", "bad_query", "reserved_tenant", "internal_error", "starting", "stopping")
+COMMON_PROBLEMS: Final = (
+    "bad_path",
+    "bad_query",
+    "reserved_tenant",
+    "internal_error",
+    "overloaded",
+    "starting",
+    "stopping",
+)
 """What any route can answer."""
 
 _OPEN: Final = (Access.PUBLIC, Access.CONFIGURED)

@@ -156,8 +156,8 @@ PROBLEMS: Final[dict[str, ProblemKind]] = {
     "overloaded": ProblemKind(
         503,
         "Overloaded",
-        "Too much is waiting already, or the system has no descriptors or memory left, or refuses a file. Nothing was "
-        "stored; try again after `Retry-After` seconds.",
+        "Too much is waiting already, bodies and answers under way take too much memory, or the system has no "
+        "descriptors or memory left, or refuses a file. Nothing was stored; try again after `Retry-After` seconds.",
     ),
     "append_uncertain": ProblemKind(
         503,

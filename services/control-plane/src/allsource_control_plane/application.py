@@ -38,7 +38,7 @@ def create_application(*, report: HealthReport, probe: CoreProbe, metrics: Gatew
             title="AllSource",
             version=__version__,
             routes=REACHABLE_ROUTES,
-            extra_problems=("core_unavailable", "rate_limited", "overloaded"),
+            extra_problems=("core_unavailable", "rate_limited"),
         )
     )
 

@@ -19,6 +19,7 @@ from allsource_core.api.dispatcher import Dispatcher
 from allsource_core.api.handlers import handlers_of
 from allsource_core.api.http_server import HttpServer
 from allsource_core.api.lifecycle import Lifecycle
+from allsource_core.api.memory_budget import MemoryBudget
 from allsource_core.api.metrics import CoreMetrics
 from allsource_core.changes import Changes
 from allsource_core.engine import EventStore, RecoveryProgress, StoreOptions
@@ -34,6 +35,8 @@ from allsource_shared.routes import JSON
 from allsource_shared.tokens import TokenVerifier
 
 __all__ = ["serve"]
+
+_MEBIBYTE: Final = 1024 * 1024
 
 _PROGRESS_LOG_SECONDS: Final = 2.0
 
@@ -69,7 +72,9 @@ async def serve(
     changes, metrics = Changes(), CoreMetrics()
     admission = Admission(authenticator, changes)
     lifecycle = Lifecycle(authenticator, data_dir=settings.storage.data_dir, durability=settings.storage.durability)
-    dispatcher = Dispatcher(CORE_ROUTES, admission, lifecycle, metrics, log_requests=settings.logging.requests)
+    memory = MemoryBudget(settings.server.request_memory_mb * _MEBIBYTE)
+    metrics.observe_memory(lambda: memory.held)
+    dispatcher = Dispatcher(CORE_ROUTES, admission, lifecycle, metrics, memory, log_requests=settings.logging.requests)
     dispatcher.add(_early_handlers(lifecycle, metrics))
     runner = await _listen(settings, dispatcher)
     services = store = None
@@ -161,16 +166,16 @@ def _open_store(settings: CoreSettings, lifecycle: Lifecycle, stop: asyncio.Even
             logged = time.monotonic()
             structlog.get_logger().info("recovering", **msgspec.structs.asdict(progress))
 
-    storage, mebibyte = settings.storage, 1024 * 1024
+    storage = settings.storage
     return EventStore.open(
         Path(storage.data_dir),
         options=StoreOptions(
             durability=storage.durability,
-            reserve_bytes=storage.reserve_mb * mebibyte,
-            log_file_bytes_max=storage.log_file_mb * mebibyte,
-            memory_budget_bytes=storage.memory_budget_mb * mebibyte,
-            pending_bytes_max=storage.pending_mb * mebibyte,
-            cache_bytes_max=storage.cache_mb * mebibyte,
+            reserve_bytes=storage.reserve_mb * _MEBIBYTE,
+            log_file_bytes_max=storage.log_file_mb * _MEBIBYTE,
+            memory_budget_bytes=storage.memory_budget_mb * _MEBIBYTE,
+            pending_bytes_max=storage.pending_mb * _MEBIBYTE,
+            cache_bytes_max=storage.cache_mb * _MEBIBYTE,
             removal_seconds=storage.removal_seconds,
             retention_seconds=storage.retention_seconds,
             maintenance=storage.maintenance,

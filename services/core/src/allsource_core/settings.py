@@ -31,6 +31,15 @@ class ServerSettings(msgspec.Struct, frozen=True):
     max_body_bytes: Annotated[
         int, Meta(ge=1024, le=16 * 1024 * 1024, description="Largest request body, as sent and unpacked.")
     ] = 16 * 1024 * 1024
+    request_memory_mb: Annotated[
+        int,
+        Meta(
+            ge=64,
+            le=2**20,
+            description="MiB that bodies and answers of more than 64 KiB, all those under way together, may take; "
+            "half of it those of one tenant. Beyond it 503.",
+        ),
+    ] = 512
     body_timeout_seconds: Annotated[
         float, Meta(gt=0, le=3600, description="How long a request body may take to arrive.")
     ] = 60.0

@@ -1,16 +1,25 @@
-"""How an answer is written: head and body in one go."""
+"""How an answer is written: head and body in one go, and a large body at the pace of its reader."""
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Awaitable
 from email.utils import formatdate
 from functools import lru_cache
+from typing import Final
 
 from aiohttp import HttpVersion11, hdrs
 from aiohttp.abc import AbstractStreamWriter
-from aiohttp.web import BaseRequest, Response
+from aiohttp.web import BaseRequest, Response, StreamResponse
 
-__all__ = ["JsonResponse"]
+__all__ = ["JsonResponse", "write_in_time"]
+
+_PIECE_BYTES: Final = 256 * 1024
+"""A larger body is written in pieces, each of which the reader has to take in time."""
+
+_WRITE_SECONDS: Final = 60.0
+"""How long an answer waits for a reader that does not read."""
 
 
 class JsonResponse(Response):
@@ -18,8 +27,13 @@ class JsonResponse(Response):
 
     aiohttp writes an answer in seven steps, most of which look for what such an answer never has: chunks, compression,
     cookies, a body that must be empty. That took a tenth of the time of a small request. Where something is not as
-    usual, the answer goes that way still.
+    usual, the answer goes that way still. Either way it is sent when `write_eof` returns.
     """
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the body."""
+        return len(self._body) if type(self._body) is bytes else 0
 
     async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
         """Send the answer, whole."""
@@ -38,9 +52,46 @@ class JsonResponse(Response):
         headers[hdrs.DATE] = _date(int(time.time()))
         writer = request.writer
         await writer.write_headers(f"HTTP/1.1 {self._status} {self._reason}", headers)
+        if len(body) > _PIECE_BYTES:
+            await _write_in_pieces(writer, body)
+            body = b""
         await writer.write_eof(body)
         self._keep_alive = self._eof_sent = True
         return writer
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Send what `prepare` left: the body, where the answer goes aiohttp's way."""
+        writer, body = self._payload_writer, self._body
+        if writer is None or type(body) is not bytes or len(body) <= _PIECE_BYTES or self._must_be_empty_body:
+            await super().write_eof(data)
+            return
+        await _write_in_pieces(writer, body)
+        await StreamResponse.write_eof(self)
+
+
+async def _write_in_pieces(writer: AbstractStreamWriter, body: bytes) -> None:
+    """Write a body; returns when the last of it is in the hands of the operating system, or nearly so.
+
+    Raises:
+        ConnectionResetError: the reader is gone, or has stopped reading.
+    """
+    view = memoryview(body)
+    for start in range(0, len(body), _PIECE_BYTES):
+        await write_in_time(writer.write(view[start : start + _PIECE_BYTES]))
+    await write_in_time(writer.drain())
+
+
+async def write_in_time(writing: Awaitable[None]) -> None:
+    """Wait for a piece to be written, not for ever.
+
+    Raises:
+        ConnectionResetError: the reader is gone, or has stopped reading.
+    """
+    try:
+        async with asyncio.timeout(_WRITE_SECONDS):
+            await writing
+    except TimeoutError:
+        raise ConnectionResetError("the reader has stopped reading") from None
 
 
 @lru_cache(maxsize=2)

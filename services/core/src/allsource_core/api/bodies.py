@@ -8,9 +8,10 @@ from typing import Final
 
 from aiohttp import hdrs
 from aiohttp.http_exceptions import BadHttpMessage
-from aiohttp.web import BaseRequest, RequestPayloadError
+from aiohttp.web import RequestPayloadError
 
 from allsource_core.api.call import Call
+from allsource_core.api.memory_budget import UNCOUNTED_BYTES_MAX
 from allsource_shared.problems import ApiError
 
 __all__ = ["Bodies", "media_type"]
@@ -40,7 +41,8 @@ class Bodies:
             bytes_max: a smaller limit than that of every body.
 
         Raises:
-            ApiError: ``body_too_large``, ``unsupported_media_type``, ``bad_request``, ``request_timeout``; as
+            ApiError: ``body_too_large``, ``unsupported_media_type``, ``bad_request``, ``request_timeout``,
+                ``overloaded``; as
                 `Call.recheck`, where it took time.
         """
         request = call.request
@@ -48,18 +50,23 @@ class Bodies:
         if encoding not in _ENCODINGS:
             raise ApiError("unsupported_media_type", f"Content-Encoding must be one of {', '.join(_ENCODINGS)}")
         bytes_max = min(bytes_max or self._bytes_max, self._bytes_max)
-        if (request.content_length or 0) > bytes_max:
-            raise _too_large(bytes_max)
+        declared = request.content_length or 0
+        if declared > UNCOUNTED_BYTES_MAX:
+            if declared > bytes_max:
+                raise _too_large(bytes_max)
+            call.keep(declared)
         try:
             content = request.content
             if content.is_eof() and content.exception() is None:
                 # A short body came with its head: nothing to wait for, which saves the price of a timeout.
                 body = content.read_nowait()
             else:
-                body = await self._receive(request, self._bytes_max if encoding != "identity" else bytes_max)
+                body = await self._receive(call, self._bytes_max if encoding != "identity" else bytes_max)
                 call.recheck(call)
             if encoding != "identity":
                 body = await asyncio.to_thread(_unpack, body, encoding, bytes_max)
+                if len(body) > UNCOUNTED_BYTES_MAX:
+                    call.keep(len(body))
         except TimeoutError:
             raise ApiError("request_timeout", f"the body took longer than {self._timeout_seconds:g} s") from None
         except OverflowError:
@@ -70,13 +77,16 @@ class Bodies:
             raise _too_large(bytes_max)
         return body
 
-    async def _receive(self, request: BaseRequest, bytes_max: int) -> bytes:
+    async def _receive(self, call: Call, bytes_max: int) -> bytes:
         """The body as it is sent. aiohttp's own way copies it twice.
 
         Raises:
+            ApiError: ``overloaded``.
             TimeoutError, OverflowError: it takes too long, or is too long.
             RequestPayloadError, BadHttpMessage: it is malformed.
         """
+        request = call.request
+        counted = max(request.content_length or 0, UNCOUNTED_BYTES_MAX)
         if request.headers.get(hdrs.EXPECT, "").lower() == "100-continue":
             await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
             request.writer.output_size = 0
@@ -86,8 +96,10 @@ class Bodies:
             while chunk := await request.content.readany():
                 chunks.append(chunk)
                 size += len(chunk)
-                if size > bytes_max:
-                    raise OverflowError
+                if size > counted:
+                    if size > bytes_max:
+                        raise OverflowError
+                    call.keep(size)
         return b"".join(chunks)
 
 

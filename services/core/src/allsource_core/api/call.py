@@ -9,6 +9,7 @@ import msgspec
 from aiohttp.web import BaseRequest, StreamResponse
 
 from allsource_core.api.answers import JsonResponse
+from allsource_core.api.memory_budget import Hold, MemoryBudget
 from allsource_core.identity.principals import Principal
 from allsource_core.tenancy.rate_limits import Verdict
 from allsource_shared.context import RequestIds
@@ -28,8 +29,11 @@ class Call(msgspec.Struct):
         caller: who calls; None on public routes.
         ignored: names of unknown fields and parameters that the route ignores, for the ``Warning`` header.
         recheck: refuses the call if its caller may no longer make it; to be called after any wait.
+        memory: what bodies and answers may take of it.
         revision: of the changes when the caller was last looked at.
         verdict: of the last rate limit; None where there is none.
+        hold: what this call has of `memory`; None where it is too little to be counted. Whoever made the call releases
+            it.
     """
 
     request: BaseRequest
@@ -39,8 +43,10 @@ class Call(msgspec.Struct):
     caller: Principal | None
     ignored: list[str]
     recheck: Callable[[Call], None]
+    memory: MemoryBudget
     revision: int = 0
     verdict: Verdict | None = None
+    hold: Hold | None = None
 
     @property
     def principal(self) -> Principal:
@@ -48,6 +54,20 @@ class Call(msgspec.Struct):
         if self.caller is None:
             raise RuntimeError(f"{self.match.route.operation} has no principal: its route is public")
         return self.caller
+
+    def keep(self, nbytes: int, *, refusable: bool = True) -> None:
+        """Count what the call keeps in memory: its body, or its answer as far as that is made.
+
+        Args:
+            nbytes: of all of it. To be called only for more than `UNCOUNTED_BYTES_MAX`.
+            refusable: nothing was done yet that a refusal would deny.
+
+        Raises:
+            ApiError: ``overloaded`` if that is too much.
+        """
+        if self.hold is None:
+            self.hold = Hold(self.memory, "" if self.caller is None else self.caller.home_tenant_id)
+        self.hold.resize(nbytes, refusable=refusable)
 
 
 Handler = Callable[[Call], Awaitable[StreamResponse]]

@@ -12,8 +12,10 @@ from aiohttp import hdrs
 from aiohttp.web import BaseRequest, HTTPException, StreamResponse
 
 from allsource_core.api.admission import Admission, rate_headers
+from allsource_core.api.answers import JsonResponse
 from allsource_core.api.call import Call, Handler
 from allsource_core.api.lifecycle import Lifecycle, Phase
+from allsource_core.api.memory_budget import UNCOUNTED_BYTES_MAX, MemoryBudget
 from allsource_core.api.metrics import CoreMetrics
 from allsource_core.api.problem_details import SERVER_NAME, problem_response, to_api_error
 from allsource_core.api.warnings import warn_of_ignored
@@ -27,6 +29,7 @@ __all__ = ["Dispatcher"]
 
 _UNMATCHED: Final = "unmatched"
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_SAFE_METHODS: Final = frozenset({hdrs.METH_GET, hdrs.METH_HEAD})
 
 
 class Dispatcher:
@@ -38,6 +41,7 @@ class Dispatcher:
     Args:
         routes: the table.
         admission, lifecycle, metrics: asked about and told of every request.
+        memory: for bodies and answers.
         log_requests: ``all``, ``errors`` (5xx) or ``none``.
     """
 
@@ -47,6 +51,7 @@ class Dispatcher:
         admission: Admission,
         lifecycle: Lifecycle,
         metrics: CoreMetrics,
+        memory: MemoryBudget,
         *,
         log_requests: str,
     ) -> None:
@@ -54,6 +59,7 @@ class Dispatcher:
         self._admission = admission
         self._lifecycle = lifecycle
         self._metrics = metrics
+        self._memory = memory
         self._log_from_status = {"all": 0, "errors": 500, "none": 1000}[log_requests]
         self._handlers: dict[str, Handler] = {}
 
@@ -84,9 +90,8 @@ class Dispatcher:
             path, query = read_target(request.raw_path.encode("utf-8", "surrogateescape"))
             match = self._routes.match(request.method, path)
             operation = match.route.operation
-            call = Call(
-                request, match, query.decode("utf-8", "surrogateescape"), ids, None, [], self._admission.recheck
-            )
+            raw_query = query.decode("utf-8", "surrogateescape")
+            call = Call(request, match, raw_query, ids, None, [], self._admission.recheck, self._memory)
             response = await self._admit(call)(call)
             if not response.prepared:
                 response.headers[REQUEST_ID_HEADER] = ids.request_id
@@ -95,6 +100,8 @@ class Dispatcher:
                     response.headers.update(rate_headers(call.verdict))
                 if call.ignored:
                     warn_of_ignored(response, call.ignored)
+                if type(response) is JsonResponse and response.nbytes > UNCOUNTED_BYTES_MAX:
+                    await _send_counted(call, response)
             status = response.status
         except asyncio.CancelledError:
             raise
@@ -116,6 +123,8 @@ class Dispatcher:
                 response.headers.update(rate_headers(call.verdict))
             status = response.status
         finally:
+            if call is not None and call.hold is not None:
+                call.hold.release()
             self._finish(request.method, operation, status, time.perf_counter() - started)
         return response
 
@@ -159,3 +168,15 @@ class Dispatcher:
                 status=status,
                 duration_ms=round(seconds * 1000, 3),
             )
+
+
+async def _send_counted(call: Call, response: JsonResponse) -> None:
+    """Send an answer that is too large to let many of them wait for their readers uncounted.
+
+    Raises:
+        ApiError: ``overloaded``, where nothing has been changed.
+        ConnectionError: the reader is gone, or has stopped reading.
+    """
+    call.keep(response.nbytes, refusable=call.request.method in _SAFE_METHODS)
+    await response.prepare(call.request)
+    await response.write_eof()

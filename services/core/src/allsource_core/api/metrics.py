@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 from typing import Final
 
 from aiohttp.web import Response, StreamResponse
-from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
@@ -48,6 +48,13 @@ class CoreMetrics:
     def observe_store(self, store: EventStore) -> None:
         """Show the figures of a store from now on, read when they are asked for."""
         self.registry.register(_StoreCollector(store))
+
+    def observe_memory(self, held: Callable[[], int]) -> None:
+        """Show from now on how many bytes bodies and answers under way take."""
+        gauge = Gauge(
+            "allsource_request_memory_bytes", "Bytes of large bodies and answers under way", registry=self.registry
+        )
+        gauge.set_function(held)
 
     def answered(self, operation: str, method: str, status: int, seconds: float) -> None:
         """Count an answered request."""

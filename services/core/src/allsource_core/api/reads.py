@@ -14,10 +14,12 @@ from aiohttp import hdrs
 from aiohttp.web import StreamResponse
 
 from allsource_core.api.admission import rate_headers
+from allsource_core.api.answers import write_in_time
 from allsource_core.api.call import Call, Handler, encoded_response
 from allsource_core.api.cursors import decode_cursor, encode_cursor
 from allsource_core.api.event_views import event_rows
 from allsource_core.api.media import preferred_type
+from allsource_core.api.memory_budget import UNCOUNTED_BYTES_MAX
 from allsource_core.api.metrics import CoreMetrics
 from allsource_core.api.problem_details import SERVER_NAME
 from allsource_core.api.requests import parse_event_id, parse_query
@@ -47,9 +49,6 @@ _PAGE_BYTES_MAX: Final = 16 * 1024 * 1024
 
 _STREAM_WRITE_BYTES: Final = 256 * 1024
 """Bytes of events after which a stream hands over to the socket, which then slows it down to the reader's pace."""
-
-_WRITE_SECONDS: Final = 60.0
-"""How long a stream waits for a reader that does not read."""
 
 _WAITING_MAX: Final = 100
 """Reads of one tenant that may wait for a position at a time, so that others find a connection."""
@@ -89,13 +88,18 @@ class ReadRoutes:
             with self._streams.watch(call):
                 response = await self._stream(call, query)
         else:
-            response = encoded_response(await self._page(call.principal.tenant_id, query, parameters))
+            response = encoded_response(await self._page(call, query, parameters))
         self._metrics.queries.labels("stream" if media == NDJSON else "page").inc()
         self._metrics.query_seconds.observe(time.perf_counter() - started)
         return response
 
-    async def _page(self, tenant_id: str, query: EventQuery, parameters: QueryParameters) -> bytes:
-        """An `EventPage`, encoded."""
+    async def _page(self, call: Call, query: EventQuery, parameters: QueryParameters) -> bytes:
+        """An `EventPage`, encoded.
+
+        Raises:
+            ApiError: ``overloaded`` for a page that there is no memory for.
+        """
+        tenant_id = call.principal.tenant_id
         limit = parameters.limit or PAGE_LIMIT_DEFAULT
         # One more than asked for tells whether there is a next page.
         query = msgspec.structs.replace(query, limit=limit + 1)
@@ -110,6 +114,8 @@ class ReadRoutes:
                     rows, taken = self._written.write(wanted, _PAGE_BYTES_MAX - size)
                     parts.append(rows)
                     size += len(rows)
+                    if size > UNCOUNTED_BYTES_MAX:
+                        call.keep(size)
                     count += taken
                     last_position = wanted[taken - 1].position
                 if taken < len(events):
@@ -213,11 +219,7 @@ async def _write(response: StreamResponse, rows: list[bytes]) -> None:
         ConnectionResetError: the reader is gone, or has stopped reading.
     """
     rows.append(b"")
-    try:
-        async with asyncio.timeout(_WRITE_SECONDS):
-            await response.write(b"\n".join(rows))
-    except TimeoutError:
-        raise ConnectionResetError("the reader has stopped reading") from None
+    await write_in_time(response.write(b"\n".join(rows)))
 
 
 def _to_query(parameters: QueryParameters) -> EventQuery:
