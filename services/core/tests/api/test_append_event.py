@@ -253,3 +253,17 @@ class TestUnknownFields:
     def test_only_the_first_ten_are_listed(self, posting: Posting, entity: str):
         response = posting.event(event(entity, **{f"field{number}": 1 for number in range(1000)}))
         assert response.headers["Warning"].endswith('field9 and 990 more"')
+
+    @pytest.mark.parametrize(
+        "fields", [{f"f{n}": 0 for n in range(200_000)}, {"x": "y" * 70_000}], ids=["many", "large"]
+    )
+    def test_many_bytes_of_them_are_refused(self, posting: Posting, entity: str, fields: dict[str, Any]):
+        problem = refusal(posting.event(event(entity, **fields)), 400, "invalid_body")
+        assert problem["detail"] == "unknown fields take more than 64 KiB"
+
+    def test_known_fields_may_be_as_large_as_ever_beside_them(self, posting: Posting, entity: str):
+        tags = [f"{number}{'t' * 250}" for number in range(32)]
+        known = {"payload": "x" * 1_000_000, "metadata": {"m": "x" * 16_000}, "tags": tags}
+        response = posting.event(event(entity, **known, unknown="y" * 60_000))
+        assert response.status_code == 201
+        assert response.headers["Warning"].endswith('ignored unknown: unknown"')
