@@ -38,7 +38,8 @@ flags (`--set section.key=value`, may be repeated). One file and one environment
 its own sections and knows the other's by name. A name that neither knows is refused, and so is a value out of range;
 a service that refuses to start lists every mistake at once.
 
-In the environment a key is `ALLSOURCE_<SECTION>__<KEY>`, with two underscores between section and key. A **secret**
+In the environment a key is `ALLSOURCE_<SECTION>__<KEY>`, with two underscores between section and key. In it and in
+flags a list is its items with commas between them, in the file one of TOML (`["a", "b"]`). A **secret**
 can also be given as a file that holds it: add `_FILE` to the variable. Give secrets by file or environment, not by
 flag: other users of the machine can see flags.
 

@@ -205,6 +205,36 @@ def test_spellings_of_true_and_false(text: str, value: bool):
     assert load(flags=[f"logging.quiet={text}"]).logging.quiet is value
 
 
+class TestLists:
+    class Lists(msgspec.Struct, frozen=True):
+        class Section(msgspec.Struct, frozen=True):
+            names: Annotated[tuple[Annotated[str, Meta(min_length=1)], ...], Meta(description="Names.")] = ("x",)
+            numbers: list[int] = []
+
+        gateway: Section
+
+    def load(self, environ: dict[str, str], flags: list[str], file: Path | None = None) -> Any:
+        return load_settings(self.Lists, config_path=file, environ=environ, flags=flags).gateway
+
+    def test_they_have_commas_in_the_environment_and_in_flags(self):
+        loaded = self.load({"ALLSOURCE_GATEWAY__NAMES": "a, b c"}, ["gateway.numbers=1,2"])
+        assert (loaded.names, loaded.numbers) == (("a", "b c"), [1, 2])
+
+    def test_they_may_be_empty(self):
+        assert self.load({"ALLSOURCE_GATEWAY__NAMES": " "}, []).names == ()
+
+    def test_their_items_are_looked_at(self):
+        with pytest.raises(ConfigurationError, match="ALLSOURCE_GATEWAY__NAMES"):
+            self.load({"ALLSOURCE_GATEWAY__NAMES": "a,"}, [])
+        with pytest.raises(ConfigurationError, match=r"--set gateway\.numbers"):
+            self.load({}, ["gateway.numbers=1,x"])
+
+    def test_in_the_file_they_are_those_of_toml(self, toml: Any):
+        assert self.load({}, [], toml("[gateway]\nnames = ['a,b']\n")).names == ("a,b",)
+        with pytest.raises(ConfigurationError):
+            self.load({}, [], toml("[gateway]\nnames = 'a'\n"))
+
+
 def test_every_mistake_of_every_source_is_told_at_once(toml: Any):
     problems = mistakes(
         {"ALLSOURCE_SERVER__PORT": "x", "ALLSOURCE_NOPE": "1", "ALLSOURCE_AUTH__MINUTES": "1"},

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Meta
+from msgspec.inspect import ListType, Metadata, VarTupleType, type_info
 
 __all__ = [
     "PREFIX",
@@ -128,6 +129,13 @@ def _keys(struct: type[msgspec.Struct]) -> dict[str, Any]:
     return {field.name: field.type for field in msgspec.structs.fields(struct)}
 
 
+def _is_list(key_type: Any) -> bool:
+    info = type_info(key_type)
+    while isinstance(info, Metadata):
+        info = info.type
+    return isinstance(info, ListType | VarTupleType)
+
+
 def _put(
     values: Sections,
     types: Mapping[str, type[msgspec.Struct]],
@@ -152,6 +160,8 @@ def _put(
             return
         problems.append(f"{source}: {section} has no key {key!r}; it has {', '.join(sorted(keys))}")
         return
+    if not strict and isinstance(value, str) and _is_list(keys[key]):
+        value = [item.strip() for item in value.split(",")] if value.strip() else []
     try:
         values[section][key] = msgspec.convert(value, keys[key], strict=strict)
     except msgspec.ValidationError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Annotated, Final
 
 import msgspec
@@ -113,10 +114,26 @@ class GatewaySettings(msgspec.Struct, frozen=True):
             ),
         ),
     ] = 256
+    trusted_proxies: Annotated[
+        tuple[str, ...],
+        Meta(
+            description=(
+                "Addresses and networks (CIDR) of proxies in front of the gateway. A request from one of them comes "
+                "from the last address in its `X-Forwarded-For` that is none of theirs."
+            ),
+        ),
+    ] = ()
     shutdown_timeout_seconds: Annotated[
         int,
         Meta(ge=0, le=3600, description="How long requests under way may take to finish at shutdown, in seconds."),
     ] = 10
+
+    def __post_init__(self) -> None:
+        for text in self.trusted_proxies:
+            try:
+                ipaddress.ip_network(text)
+            except ValueError as error:
+                raise ValueError(f"trusted_proxies: {error}") from None
 
     def __repr__(self) -> str:
         return f"GatewaySettings(host={self.host!r}, port={self.port}, core_url={self.core_url!r})"

@@ -14,6 +14,7 @@ from allsource_control_plane.gateway.core_client import CoreCallError, CoreClien
 from allsource_control_plane.gateway.exchange import Exchange
 from allsource_control_plane.gateway.headers import answer_headers, request_headers
 from allsource_control_plane.gateway.request_body import WHOLE_BYTES_MAX, ClientGoneError, RequestBody
+from allsource_control_plane.gateway.trusted_proxies import TrustedProxies
 from allsource_control_plane.metrics import GatewayMetrics
 from allsource_control_plane.settings import GatewaySettings
 from allsource_shared.problems import ApiError
@@ -40,7 +41,7 @@ class Forwarder:
     Args:
         client: calls the core.
         settings: bounds of a request's body, and of how long either side may be silent; the key that the core knows the
-            gateway by.
+            gateway by; whose word on the addresses of callers is taken.
         metrics: counts what fails.
     """
 
@@ -48,6 +49,7 @@ class Forwarder:
         self._client = client
         self._settings = settings
         self._metrics = metrics
+        self._proxies = TrustedProxies(settings.trusted_proxies)
 
     async def forward(self, exchange: Exchange, *, anonymous_place: AbstractContextManager[None] | None = None) -> None:
         """Forward one request and answer it.
@@ -64,7 +66,8 @@ class Forwarder:
         """
         if not exchange.query.isascii():
             raise ApiError("bad_query", "the query string has a byte that must be percent-encoded")
-        headers = request_headers(exchange.headers, exchange.ids, exchange.peer, gateway_key=self._settings.key)
+        caller = self._proxies.caller(exchange.peer, exchange.headers)
+        headers = request_headers(exchange.headers, exchange.ids, caller, gateway_key=self._settings.key)
         bytes_max = self._settings.max_body_bytes
         body = RequestBody(
             exchange,

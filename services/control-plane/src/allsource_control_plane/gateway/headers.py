@@ -1,7 +1,8 @@
 """Which header fields travel through the gateway.
 
 Fields that concern one connection only (RFC 9110, section 7.6.1) end here in both directions. What a client claims
-about itself in ``Forwarded`` and ``X-Forwarded-*`` ends here too, and ``X-Forwarded-For`` is set anew; the core
+about itself in ``Forwarded`` and ``X-Forwarded-*`` ends here too, and ``X-Forwarded-For`` is set anew (see
+`trusted_proxies`); the core
 believes it because of the gateway's key beside it, which no client can send through.
 """
 
@@ -53,14 +54,14 @@ _ANSWER_DROPPED: Final = _HOP_BY_HOP | {b"date", b"server", b"x-request-id"}
 
 
 def request_headers(
-    headers: RawHeaders, ids: RequestIds, peer: str | None, *, gateway_key: str
+    headers: RawHeaders, ids: RequestIds, caller: str | None, *, gateway_key: str
 ) -> list[tuple[str, str]]:
     """The header fields that the core gets.
 
     Args:
         headers: as the client sent them.
         ids: of the request.
-        peer: the address that the client connected from.
+        caller: the address that the request comes from.
         gateway_key: by which the core knows that they come from the gateway.
 
     Raises:
@@ -82,8 +83,8 @@ def request_headers(
     kept.append((REQUEST_ID_HEADER, ids.request_id))
     kept.append((TRACEPARENT_HEADER, ids.traceparent))
     kept.append((GATEWAY_KEY_HEADER, gateway_key))
-    if peer is not None:
-        kept.append(("X-Forwarded-For", peer))
+    if caller is not None:
+        kept.append(("X-Forwarded-For", caller))
     return kept
 
 
