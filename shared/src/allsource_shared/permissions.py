@@ -19,6 +19,9 @@ class Permission(StrEnum):
     MANAGE_PIPELINES = "manage_pipelines"
     MANAGE_TENANTS = "manage_tenants"
 
+    # That of enumerations is a function in Python: every request looks for its permission among those of its caller.
+    __hash__ = str.__hash__
+
 
 class Role(StrEnum):
     """What a user or key is. The values are on the wire and in stored events and never change."""

@@ -88,7 +88,7 @@ async def serve(
         await asyncio.to_thread(services.prepare, admin)
         await services.start()
         authenticator.begin(services.credentials, services.tenants.is_open, services.key_uses.note_use)
-        admission.limit(RateLimiter(time.monotonic), services.limit_of)
+        admission.limit(RateLimiter(time.monotonic), services.tenants.limit_of)
         dispatcher.add(handlers_of(services, authenticator, admission, metrics))
         if dispatcher.missing():
             raise RuntimeError(f"routes without a handler: {dispatcher.missing()}")

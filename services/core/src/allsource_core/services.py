@@ -32,7 +32,6 @@ from allsource_core.settings import BootstrapAdmin, CoreSettings
 from allsource_core.tenancy.deletion import TenantDeletions
 from allsource_core.tenancy.metering import Metering
 from allsource_core.tenancy.quotas import check_count
-from allsource_core.tenancy.rate_limits import RateLimit
 from allsource_core.tenancy.tenants import TenantDirectory
 from allsource_core.tenancy.usage import UsageLedger
 from allsource_core.tenant_contents import tenant_contents
@@ -192,11 +191,6 @@ class Services:
     def _has_ended(self, session: Session) -> bool:
         user = self.users.get(session.user_id)
         return user is None or user.has_ended(session.id, session.created_at)
-
-    def limit_of(self, tenant_id: str) -> RateLimit | None:
-        """How fast a tenant may call; None where there is no limit, or no tenant."""
-        tenant = self.tenants.get(tenant_id)
-        return None if tenant is None else tenant.limits
 
     def _check_key_quota(self, tenant_id: str, active: int) -> None:
         """Refuse one more API key where there are as many as the tenant may have. Raises QuotaExceededError."""

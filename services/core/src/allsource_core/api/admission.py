@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, MutableMapping
 from typing import Final
+
+from multidict import istr
 
 from allsource_core.api.authentication import Authenticator
 from allsource_core.api.call import Call
@@ -13,15 +16,14 @@ from allsource_core.tenancy.rate_limits import RateLimit, RateLimiter, Verdict
 from allsource_shared.problems import ApiError
 from allsource_shared.routes import Access
 
-__all__ = ["Admission", "rate_headers"]
+__all__ = ["Admission", "set_rate_headers"]
 
 _UNLIMITED: Final = str(2**31 - 1)
 """What the headers say where there is no limit: clients read a number there."""
-_UNLIMITED_HEADERS: Final = {
-    "X-RateLimit-Limit": _UNLIMITED,
-    "X-RateLimit-Remaining": _UNLIMITED,
-    "X-RateLimit-Reset": "0",
-}
+# As keys that are spelt the same whatever their case: what is set here, every answer pays for.
+_LIMIT: Final = istr("X-RateLimit-Limit")
+_REMAINING: Final = istr("X-RateLimit-Remaining")
+_RESET: Final = istr("X-RateLimit-Reset")
 
 
 class Admission:
@@ -37,7 +39,7 @@ class Admission:
     def __init__(self, authenticator: Authenticator, changes: Changes) -> None:
         self._authenticator = authenticator
         self._changes = changes
-        self._limiter: RateLimiter | None = None
+        self._limiter = RateLimiter(time.monotonic)
         self._limit_of: Callable[[str], RateLimit | None] = lambda _tenant_id: None
 
     def limit(self, limiter: RateLimiter, limit_of: Callable[[str], RateLimit | None]) -> None:
@@ -53,7 +55,8 @@ class Admission:
                 ``reserved_tenant``.
         """
         authenticator, route = self._authenticator, call.match.route
-        if authenticator.is_open(route) or (route.access is Access.GATEWAY and authenticator.is_gateway(call.request)):
+        # Most routes ask for a permission. `isinstance` of an enumeration takes longer than the rest of this line.
+        if type(route.access) is Access and self._is_open(call):
             authenticator.refuse_reserved_tenants(call.request)
             return
         self.identify(call)
@@ -69,10 +72,19 @@ class Admission:
         call.revision = self._changes.revision
         caller = call.caller = authenticator.caller(call.request)
         limit = self._limit_of(caller.home_tenant_id)
-        if limit is not None:
-            self._charge(call, limit, call.match.route.cost)
+        if limit is not None and call.match.route.cost:
+            verdict = call.verdict = self._limiter.take(caller.home_tenant_id, limit, call.match.route.cost)
+            if verdict.retry_after:
+                raise _rate_limited(verdict, limit)
         # Afterwards: whoever names a tenant that is not for them pays like everybody.
         call.caller = authenticator.enter(call.request, caller)
+
+    def _is_open(self, call: Call) -> bool:
+        """Whether a call needs no principal."""
+        route = call.match.route
+        if self._authenticator.is_open(route):
+            return True
+        return route.access is Access.GATEWAY and self._authenticator.is_gateway(call.request)
 
     def recheck(self, call: Call) -> None:
         """Refuse a call that was let in, and whose caller may no longer make it: after any wait.
@@ -92,30 +104,32 @@ class Admission:
         Raises:
             ApiError: ``rate_limited``.
         """
-        limit = self._limit_of(call.principal.home_tenant_id)
-        if limit is not None:
-            self._charge(call, limit, min(cost, limit.burst - call.match.route.cost))
-
-    def _charge(self, call: Call, limit: RateLimit, cost: float) -> None:
-        """Take tokens from the bucket of the tenant that the caller belongs to."""
-        if self._limiter is None or cost <= 0:
+        tenant_id = call.principal.home_tenant_id
+        limit = self._limit_of(tenant_id)
+        if limit is None:
             return
-        verdict = call.verdict = self._limiter.take(call.principal.home_tenant_id, limit, cost)
-        if not verdict.admitted:
-            seconds = math.ceil(verdict.retry_after)
-            raise ApiError(
-                "rate_limited",
-                f"the tenant calls faster than {limit.requests_per_minute} requests a minute; wait {seconds} s",
-                headers={"Retry-After": str(seconds)},
-            )
+        cost = min(cost, limit.burst - call.match.route.cost)
+        if cost > 0:
+            verdict = call.verdict = self._limiter.take(tenant_id, limit, cost)
+            if verdict.retry_after:
+                raise _rate_limited(verdict, limit)
 
 
-def rate_headers(verdict: Verdict | None) -> Mapping[str, str]:
-    """The ``X-RateLimit-*`` headers: tokens that the bucket holds, that are left, and seconds until it is full."""
+def _rate_limited(verdict: Verdict, limit: RateLimit) -> ApiError:
+    seconds = math.ceil(verdict.retry_after)
+    return ApiError(
+        "rate_limited",
+        f"the tenant calls faster than {limit.requests_per_minute} requests a minute; wait {seconds} s",
+        headers={"Retry-After": str(seconds)},
+    )
+
+
+def set_rate_headers(headers: MutableMapping[str, str], verdict: Verdict | None) -> None:
+    """Add the ``X-RateLimit-*`` headers: tokens that the bucket holds, that are left, and seconds until it is full."""
     if verdict is None:
-        return _UNLIMITED_HEADERS
-    return {
-        "X-RateLimit-Limit": str(verdict.limit),
-        "X-RateLimit-Remaining": str(verdict.remaining),
-        "X-RateLimit-Reset": str(math.ceil(verdict.reset)),
-    }
+        headers[_LIMIT] = headers[_REMAINING] = _UNLIMITED
+        headers[_RESET] = "0"
+    else:
+        headers[_LIMIT] = str(verdict.limit)
+        headers[_REMAINING] = str(verdict.remaining)
+        headers[_RESET] = str(math.ceil(verdict.reset))

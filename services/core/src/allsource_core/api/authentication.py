@@ -7,6 +7,7 @@ from typing import Final
 
 import msgspec
 from aiohttp.web import BaseRequest
+from multidict import istr
 
 from allsource_core.api.addresses import is_of_gateway
 from allsource_core.identity.credentials import Credentials
@@ -18,7 +19,10 @@ from allsource_shared.routes import Access, Route
 
 __all__ = ["Authenticator", "has_credential"]
 
-_TENANT_HEADER: Final = "X-Tenant-ID"
+# Looked up in the headers of every request: at half the price in this form.
+_AUTHORIZATION: Final = istr("Authorization")
+_API_KEY_HEADER: Final = istr("X-API-Key")
+_TENANT_HEADER: Final = istr("X-Tenant-ID")
 
 
 class Authenticator:
@@ -69,7 +73,15 @@ class Authenticator:
         Raises:
             ApiError: ``unauthorized``, ``tenant_inactive``, ``reserved_tenant``, ``starting``.
         """
-        principal = self._principal(_credential(request))
+        if self._credentials is None:
+            raise _starting()
+        sent = request.headers.getall(_AUTHORIZATION, None)
+        if sent is None:
+            principal = self._credentials.identify(_api_key(request)).principal
+        elif len(sent) == 1:
+            principal = self._credentials.identify(sent[0], _bearer).principal
+        else:
+            raise ApiError("unauthorized", "there is more than one Authorization header")
         if principal.key_id:
             self._note_use(principal.key_id)
         return principal
@@ -133,11 +145,6 @@ class Authenticator:
             return False
         return Permission.METRICS in principal.permissions and not principal.must_change_password
 
-    def _principal(self, credential: str) -> Principal:
-        if self._credentials is None:
-            raise _starting()
-        return self._credentials.identify(credential).principal
-
     def _in_tenant(self, principal: Principal, tenant_id: str) -> Principal:
         """The principal as it works in a tenant that it names."""
         _refuse_reserved(tenant_id)
@@ -152,7 +159,7 @@ class Authenticator:
 
 def has_credential(request: BaseRequest) -> bool:
     """Whether a request bears anything that is meant as a credential."""
-    return "Authorization" in request.headers or "X-API-Key" in request.headers
+    return _AUTHORIZATION in request.headers or _API_KEY_HEADER in request.headers
 
 
 def _refuse_reserved(tenant_id: str) -> None:
@@ -164,18 +171,18 @@ def _starting() -> ApiError:
     return ApiError("starting", "the store is recovering; see /health/ready", headers={"Retry-After": "1"})
 
 
-def _credential(request: BaseRequest) -> str:
-    values = request.headers.getall("Authorization", [])
-    if len(values) > 1:
-        raise ApiError("unauthorized", "there is more than one Authorization header")
-    if not values:
-        keys = request.headers.getall("X-API-Key", [])
-        if len(keys) > 1:
-            raise ApiError("unauthorized", "there is more than one X-API-Key header")
-        if not keys:
-            raise ApiError("unauthorized", "sign in and send the access token as Authorization: Bearer <token>")
-        return keys[0]
-    scheme, separator, token = values[0].strip().partition(" ")
+def _api_key(request: BaseRequest) -> str:
+    keys = request.headers.getall(_API_KEY_HEADER, [])
+    if len(keys) > 1:
+        raise ApiError("unauthorized", "there is more than one X-API-Key header")
+    if not keys:
+        raise ApiError("unauthorized", "sign in and send the access token as Authorization: Bearer <token>")
+    return keys[0]
+
+
+def _bearer(header: str) -> str:
+    """The credential in an ``Authorization`` header: behind ``Bearer``, or by itself."""
+    scheme, separator, token = header.strip().partition(" ")
     if not separator:
         return scheme
     if scheme.lower() != "bearer":

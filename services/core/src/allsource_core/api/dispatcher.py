@@ -11,7 +11,7 @@ import structlog
 from aiohttp import hdrs
 from aiohttp.web import BaseRequest, HTTPException, StreamResponse
 
-from allsource_core.api.admission import Admission, rate_headers
+from allsource_core.api.admission import Admission, set_rate_headers
 from allsource_core.api.answers import JsonResponse
 from allsource_core.api.call import Call, Handler
 from allsource_core.api.lifecycle import Lifecycle, Phase
@@ -97,7 +97,7 @@ class Dispatcher:
                 response.headers[REQUEST_ID_HEADER] = ids.request_id
                 response.headers[hdrs.SERVER] = SERVER_NAME
                 if call.caller is not None:
-                    response.headers.update(rate_headers(call.verdict))
+                    set_rate_headers(response.headers, call.verdict)
                 if call.ignored:
                     warn_of_ignored(response, call.ignored)
                 if type(response) is JsonResponse and response.nbytes > UNCOUNTED_BYTES_MAX:
@@ -120,7 +120,7 @@ class Dispatcher:
                 raise ConnectionResetError from error
             response = self._refuse(error, ids)
             if call is not None and call.caller is not None:
-                response.headers.update(rate_headers(call.verdict))
+                set_rate_headers(response.headers, call.verdict)
             status = response.status
         finally:
             if call is not None and call.hold is not None:

@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import hdrs
 from aiohttp.web import StreamResponse
 
-from allsource_core.api.admission import rate_headers
+from allsource_core.api.admission import set_rate_headers
 from allsource_core.api.answers import write_in_time
 from allsource_core.api.call import Call, Handler, encoded_response
 from allsource_core.api.cursors import decode_cursor, encode_cursor
@@ -131,7 +131,7 @@ class ReadRoutes:
         response = StreamResponse(
             headers={"Content-Type": NDJSON, REQUEST_ID_HEADER: call.ids.request_id, hdrs.SERVER: SERVER_NAME}
         )
-        response.headers.update(rate_headers(call.verdict))
+        set_rate_headers(response.headers, call.verdict)
         warn_of_ignored(response, call.ignored)
         await response.prepare(call.request)
         if call.request.method == hdrs.METH_HEAD:

@@ -149,6 +149,18 @@ class TenantDirectory:
             raise UnknownTenantError(f"there is no tenant {tenant_id[:128]!r}")
         return tenant
 
+    def find_open(self, tenant_id: str) -> Tenant:
+        """The same, if it is not being deleted. Raises UnknownTenantError."""
+        tenant = self._by_id.get(tenant_id)
+        if tenant is None or tenant.deleting:
+            raise UnknownTenantError(f"there is no tenant {tenant_id[:128]!r}, or it is being deleted")
+        return tenant
+
+    def limit_of(self, tenant_id: str) -> RateLimit | None:
+        """How fast a tenant may call; None where there is no limit, or no tenant."""
+        tenant = self._by_id.get(tenant_id)
+        return None if tenant is None else tenant.limits
+
     def is_active(self, tenant_id: str) -> bool:
         """Whether there is such a tenant, and its credentials work."""
         tenant = self._by_id.get(tenant_id)
