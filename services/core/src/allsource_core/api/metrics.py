@@ -59,12 +59,16 @@ class CoreMetrics:
     def answered(self, operation: str, method: str, status: int, seconds: float) -> None:
         """Count an answered request."""
         self._requests.answered[operation, method, status] += 1
-        self._requests.durations[operation].add(seconds)
+        durations = self._requests.durations[operation]
+        durations.counts[bisect_left(DURATION_BOUNDS, seconds)] += 1
+        durations.sum += seconds
 
     def appended(self, events: int, seconds: float) -> None:
         """Count an append that stored something."""
-        self._appends.events += events
-        self._appends.durations.add(seconds)
+        appends = self._appends
+        appends.events += events
+        appends.durations.counts[bisect_left(DURATION_BOUNDS, seconds)] += 1
+        appends.durations.sum += seconds
 
     async def show(self, _call: Call) -> StreamResponse:
         """``GET /metrics``."""
@@ -75,16 +79,12 @@ class _Durations:
     """How many took how long, and what all took together."""
 
     def __init__(self) -> None:
-        self._counts = [0] * (len(DURATION_BOUNDS) + 1)
-        self._sum = 0.0
-
-    def add(self, seconds: float) -> None:
-        self._counts[bisect_left(DURATION_BOUNDS, seconds)] += 1
-        self._sum += seconds
+        self.counts = [0] * (len(DURATION_BOUNDS) + 1)
+        self.sum = 0.0
 
     def show(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
-        buckets = list(zip(_BUCKETS, accumulate(self._counts), strict=True))
-        family.add_metric(labels, buckets, self._sum)
+        buckets = list(zip(_BUCKETS, accumulate(self.counts), strict=True))
+        family.add_metric(labels, buckets, self.sum)
 
 
 class _Requests(Collector):

@@ -188,6 +188,8 @@ class TenantRoutes:
     async def get_stats(self, call: Call) -> StreamResponse:
         """``GET tenants/{tenant_id}/stats``."""
         refuse_query(call)
+        await self._usage.count(self._tenants.find(_named(call)).id)
+        call.recheck(call)
         tenant = self._tenants.find(_named(call))
         quotas, used = tenant.quotas, self._usage.usage(tenant.id)
         usage = TenantUsage(

@@ -59,7 +59,7 @@ class Appended(msgspec.Struct, gc=False):
         stored = self.stored
         if stored is None or self.dry_run:
             return 0
-        return stored.content_bytes if isinstance(stored, Event) else stored.columns.content_bytes(0, len(stored))
+        return stored.content_bytes if isinstance(stored, Event) else stored.content_bytes(0, len(stored))
 
     @property
     def recorded_at(self) -> int:

@@ -38,16 +38,22 @@ class EventColumns(msgspec.Struct, array_like=True, gc=False, forbid_unknown_fie
     def event_type(self, index: int) -> str:
         return self.event_types if isinstance(self.event_types, str) else self.event_types[index]
 
-    def content_bytes(self, start: int, end: int) -> int:
-        """Of the events from one index up to another: what `Event.content_bytes` says of each."""
+    def text_bytes(self, start: int, end: int) -> int:
+        """Of entity ids, event types and tags of the events from one index up to another, as UTF-8."""
         texts = self.entity_ids[start:end]
-        texts += (
-            [self.event_types] * (end - start) if isinstance(self.event_types, str) else self.event_types[start:end]
-        )
+        size = 0
+        if isinstance(self.event_types, str):
+            size = (end - start) * len(self.event_types.encode())
+        else:
+            texts += self.event_types[start:end]
         if self.tags is not None:
             texts += chain.from_iterable(self.tags[start:end])
-        # All at once: characters of more than one byte are rare, and a text without them is not copied.
-        size = len("".join(texts).encode()) + sum(map(len, self.payloads[start:end]))
+        # All at once: 6 µs for a thousand short ones.
+        return size + len("".join(texts).encode())
+
+    def body_bytes(self, start: int, end: int) -> int:
+        """Of payloads and metadata of the events from one index up to another. 15 µs for a thousand."""
+        size = sum(map(len, self.payloads[start:end]))
         if self.metadatas is not None:
             size += sum([len(metadata) for metadata in self.metadatas[start:end] if metadata is not None])
         return size
@@ -61,6 +67,7 @@ class StoredEvents(msgspec.Struct, gc=False):
         first_position: of the first event; the others follow without a gap.
         recorded_at: of all of them, microseconds since the epoch.
         versions: of each event's entity.
+        body_bytes: of all payloads and metadata, where whoever took the append counted them; -1 where nobody has.
     """
 
     tenant: int
@@ -69,6 +76,13 @@ class StoredEvents(msgspec.Struct, gc=False):
     recorded_at: int
     versions: list[int]
     columns: EventColumns
+    body_bytes: int = -1
+
+    def content_bytes(self, start: int, end: int) -> int:
+        """Of the events from one index up to another: what `Event.content_bytes` says of each."""
+        columns = self.columns
+        is_known = self.body_bytes >= 0 and end - start == len(self.versions)
+        return columns.text_bytes(start, end) + (self.body_bytes if is_known else columns.body_bytes(start, end))
 
     def __len__(self) -> int:
         return len(self.versions)

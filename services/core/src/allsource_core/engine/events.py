@@ -75,8 +75,10 @@ class Event(msgspec.Struct, gc=False):
     @property
     def content_bytes(self) -> int:
         """What its author gave: entity id, event type, payload, metadata and tags, as UTF-8."""
-        texts = len("".join((self.entity_id, self.event_type, *self.tags)).encode())
-        return texts + len(self.payload) + (0 if self.metadata is None else len(self.metadata))
+        size = len((self.entity_id + self.event_type).encode()) + len(self.payload)
+        if self.tags:
+            size += len("".join(self.tags).encode())
+        return size if self.metadata is None else size + len(self.metadata)
 
     @property
     def id(self) -> UUID:

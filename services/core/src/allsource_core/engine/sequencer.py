@@ -194,7 +194,7 @@ class Sequencer:
         get = streams.get
         first = table.next_position
         versions: list[int] = []
-        stored = StoredEvents(tenant, tenant_id, first, recorded_at, versions, columns)
+        stored = StoredEvents(tenant, tenant_id, first, recorded_at, versions, columns, prepared.body_bytes)
         try:
             for place, entity_id in enumerate(columns.entity_ids, first - table.first_position):
                 stream = get(entity_id)

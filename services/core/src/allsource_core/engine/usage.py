@@ -94,7 +94,7 @@ def _usage_in_memory(table: Memtable, tenant: int, up_to: int) -> tuple[int, int
             # Its events stand together, whatever readers have made of some of them.
             start = places[at] + table.first_position - slot.first_position
             end = min(len(slot), start + count - at)
-            size += slot.columns.content_bytes(start, end)
+            size += slot.content_bytes(start, end)
             at += end - start
         else:
             size += slot.content_bytes

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from allsource_core.tenancy.errors import QuotaExceededError, UnknownTenantError
+from allsource_core.tenancy.errors import QuotaExceededError
 from allsource_core.tenancy.reservations import Reservation
-from allsource_core.tenancy.tenants import Tenant, TenantDirectory
+from allsource_core.tenancy.tenants import TenantDirectory
 from allsource_core.tenancy.usage import UsageLedger
 from allsource_shared.wire.events import NewEvent
 
@@ -37,7 +37,7 @@ class Metering:
             UnknownTenantError: the tenant is being deleted, or is not there any more.
             QuotaExceededError: events a day, or storage.
         """
-        quotas = self._find(tenant_id).quotas
+        quotas = self._tenants.find_open(tenant_id).quotas
         try:
             return self._ledger.reserve(tenant_id, quotas, len(events), body_bytes)
         except QuotaExceededError:
@@ -53,13 +53,7 @@ class Metering:
             UnknownTenantError: as `append`.
             QuotaExceededError: queries an hour.
         """
-        self._ledger.count_query(tenant_id, self._find(tenant_id).quotas)
-
-    def _find(self, tenant_id: str) -> Tenant:
-        tenant = self._tenants.find(tenant_id)
-        if tenant.deleting:
-            raise UnknownTenantError(f"the tenant {tenant_id!r} is being deleted")
-        return tenant
+        self._ledger.count_query(tenant_id, self._tenants.find_open(tenant_id).quotas)
 
 
 def accepted_bytes(events: Sequence[NewEvent]) -> int:

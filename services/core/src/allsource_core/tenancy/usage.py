@@ -30,6 +30,9 @@ _SAVE_SECONDS: Final = 1.0
 _RECOUNT_US: Final = 1_000_000
 """The bytes that a tenant keeps are counted anew at most this often: removals give room back."""
 
+_COUNTED_AHEAD_US: Final = 60 * 1_000_000
+"""So long after that, what is appended is counted as it comes."""
+
 QuotaName = Literal["max_events_per_day", "max_storage_bytes", "max_queries_per_hour"]
 
 
@@ -134,29 +137,31 @@ class UsageLedger:
             CorruptionError, OSError: the store can't say what is kept.
         """
         account = self._accounts.get(tenant_id) or self._account(tenant_id)
-        if quotas.max_events_per_day or quotas.max_storage_bytes:
-            self._check(tenant_id, account, quotas, events, bytes)
+        # No day has more than the last one that had any: what fits into that needs no look at the clock.
+        limit = quotas.max_events_per_day
+        if limit and account.on_last_day + account.events + events > limit:
+            self._check_events(account, limit, events)
+        limit = quotas.max_storage_bytes
+        if limit and (account.size is None or account.size + account.bytes + bytes > limit):
+            self._check_bytes(tenant_id, account, limit, bytes)
         account.reservations += 1
         account.events += events
         account.bytes += bytes
         return Reservation(account, events, bytes, quotas.max_storage_bytes > 0)
 
-    def _check(self, tenant_id: str, account: Account, quotas: Quotas, events: int, size: int) -> None:
-        now = self._clock()
-        limit = quotas.max_events_per_day
-        if limit:
-            day = max(now // DAY_US, account.last_day)
-            # What is under way may be recorded today or tomorrow: it is held against whichever day it is.
-            used = account.on(day) + account.events
-            if used + events > limit:
-                raise QuotaExceededError("max_events_per_day", limit, used, (day + 1) * DAY_US)
-        limit = quotas.max_storage_bytes
-        if limit:
+    def _check_events(self, account: Account, limit: int, events: int) -> None:
+        day = max(self._clock() // DAY_US, account.last_day)
+        # What is under way may be recorded today or tomorrow: it is held against whichever day it is.
+        used = account.on(day) + account.events
+        if used + events > limit:
+            raise QuotaExceededError("max_events_per_day", limit, used, (day + 1) * DAY_US)
+
+    def _check_bytes(self, tenant_id: str, account: Account, limit: int, size: int) -> None:
+        used = self._size(tenant_id, account) + account.bytes
+        if used + size > limit and self._recount(tenant_id, account, self._clock()):
             used = self._size(tenant_id, account) + account.bytes
-            if used + size > limit and self._recount(tenant_id, account, now):
-                used = self._size(tenant_id, account) + account.bytes
-            if used + size > limit:
-                raise QuotaExceededError("max_storage_bytes", limit, used, None)
+        if used + size > limit:
+            raise QuotaExceededError("max_storage_bytes", limit, used, None)
 
     def _size(self, tenant_id: str, account: Account) -> int:
         if account.size is None:
@@ -192,6 +197,14 @@ class UsageLedger:
         self._asked.add(tenant_id)
 
     # --- tenants ---
+
+    async def count(self, tenant_id: str) -> None:
+        """Have `usage` find the bytes of a tenant counted: those of what is in memory take up to a tenth of a second.
+
+        Raises:
+            CorruptionError, OSError: the store can't say what is kept.
+        """
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._store.tenant_usage, tenant_id)
 
     def usage(self, tenant_id: str) -> Usage:
         """What a tenant has used up to now."""
@@ -268,10 +281,12 @@ class UsageLedger:
         appended = self._file.advance(forgotten)
         self._file.note_queries(queries)
         self._file.save()
-        # Where bytes are asked for, whoever asks next finds those of what is in memory counted.
+        # Where bytes were asked for lately, whoever asks next finds those of what is in memory counted. Elsewhere that
+        # would be a second count of every event, next to that of its append: segments come with theirs.
+        now = self._clock()
         for tenant_id in appended:
             account = self._accounts.get(tenant_id)
-            if account is not None and account.size is not None:
+            if account is not None and account.size is not None and now - account.sized_at < _COUNTED_AHEAD_US:
                 self._store.tenant_usage(tenant_id)
 
     def _settle_uncertain(self) -> None:
