@@ -13,6 +13,7 @@ from typing import Final, Self
 
 from allsource_shared.configuration import PREFIX
 from tools.benchmarking.memory import anonymous_mib
+from tools.benchmarking.processor import processor_seconds
 from tools.child import Child, ChildError, probe
 from tools.ports import free_ports
 
@@ -81,6 +82,10 @@ class CoreService:
     def anonymous_mib(self) -> float:
         """`RssAnon` of all its processes."""
         return anonymous_mib(self._child.pid)
+
+    def processor_seconds(self) -> float:
+        """What it has taken of a core up to now."""
+        return processor_seconds(self._child.pid)
 
     def token(self) -> str:
         """Of its administrator."""

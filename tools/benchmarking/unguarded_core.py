@@ -15,6 +15,7 @@ from allsource_core.api.call import Call
 from allsource_core.api.metrics import CoreMetrics
 from allsource_core.identity.principals import Principal
 from allsource_core.tenancy.metering import Metering
+from allsource_core.tenancy.usage import UsageLedger
 from allsource_shared.permissions import ROLE_PERMISSIONS, Role
 
 __all__ = ["TENANT"]
@@ -27,7 +28,9 @@ _NOBODY: Final = Principal("user", "nobody", "nobody", Role.ADMIN, ROLE_PERMISSI
 class _NoReservation:
     """Nothing was reserved."""
 
-    def commit(self, _recorded_at: int) -> None: ...
+    limits_bytes = False
+
+    def commit(self, *_arguments: Any) -> None: ...
     def release(self) -> None: ...
     def keep(self) -> None: ...
 
@@ -42,16 +45,21 @@ def _admit(_admission: Admission, call: Call) -> None:
 def _nothing(*_arguments: Any) -> None: ...
 
 
+async def _nothing_later(*_arguments: Any) -> None: ...
+
+
 if __name__ == "__main__":
     unguarded: Any
     for unguarded, name, instead in (
         (Admission, "admit", _admit),
+        (Admission, "recheck", _nothing),
         (Admission, "charge_more", _nothing),
         (Metering, "append", lambda *_: _no_reservation),
         (Metering, "query", _nothing),
+        (UsageLedger, "save", _nothing_later),
         (CoreMetrics, "answered", _nothing),
         (CoreMetrics, "appended", _nothing),
-        (dispatcher, "rate_headers", lambda _verdict: {}),
+        (dispatcher, "set_rate_headers", _nothing),
     ):
         setattr(unguarded, name, instead)
     sys.exit(main())
