@@ -68,7 +68,7 @@ async def test_nothing_internal_is_forwarded_however_it_is_written(gateway, core
     assert core.requests == []
 
 
-@pytest.mark.parametrize("code", ["unauthorized", "tenant_inactive", "not_found", "forbidden"])
+@pytest.mark.parametrize("code", ["unauthorized", "tenant_inactive"])
 async def test_a_refusal_of_the_core_is_the_gateways_and_is_not_remembered(gateway, core, told, code):
     await followed(told)
     told.refused[CREDENTIAL] = code
@@ -169,6 +169,23 @@ async def test_named_tenants_are_known_apart(gateway, told):
     two = await gateway.ask("GET", QUERY, TOKEN + b"X-Tenant-ID: acme\r\nX-Tenant-ID: beta\r\n")
     assert (two.status, two.problem) == (400, "bad_header")
     assert (await gateway.ask("GET", QUERY, TOKEN + b"X-Tenant-ID: \xff\r\n")).problem == "bad_header"
+
+
+@pytest.mark.parametrize("code", ["forbidden", "not_found"])
+async def test_who_names_a_tenant_that_is_not_theirs_is_refused_by_the_core(gateway, core, told, code):
+    """Which charges them, and says so in the headers of its answer."""
+    await followed(told)
+    told.refused[CREDENTIAL, "acme"] = code
+    answer = await gateway.ask("GET", QUERY, TOKEN + b"X-Tenant-ID: acme\r\n")
+    assert answer.status == 200
+    assert told.asked == [(CREDENTIAL, "acme"), (CREDENTIAL, None)]
+    assert [request.values(b"x-tenant-id") for request in core.requests] == [[b"acme"]]
+
+
+async def test_a_refusal_that_this_gateway_does_not_know_is_a_refusal(gateway, told):
+    told.refused[CREDENTIAL] = "a code of the future"
+    answer = await gateway.ask("GET", QUERY)
+    assert (answer.status, answer.problem) == (401, "unauthorized")
 
 
 async def test_the_same_text_in_another_header_is_another_question_but_not_beside_the_one_that_counts(gateway, told):

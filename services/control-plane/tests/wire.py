@@ -132,7 +132,7 @@ class InternalRoutes:
 
     Attributes:
         principal: of the credentials that are good; its fields of the wire.
-        refused: credential to the code of the refusal, for those that aren't.
+        refused: credential, or the pair of it and a tenant, to the code of the refusal, for those that aren't.
         asked: what was introspected, as (credential, tenant).
         instance, revision, changes: that the feed tells; use `change`.
         unavailable: code of the problem that is the answer to everything; empty where it serves.
@@ -142,7 +142,7 @@ class InternalRoutes:
     """
 
     principal: dict[str, Any] = field(default_factory=dict)
-    refused: dict[str, str] = field(default_factory=dict)
+    refused: dict[Any, str] = field(default_factory=dict)
     asked: list[tuple[str, str | None]] = field(default_factory=list)
     instance: str = "one"
     revision: int = 0
@@ -193,7 +193,7 @@ class InternalRoutes:
         credential = asked["credential"]
         self.asked.append((credential, asked["tenant"]))
         answer: dict[str, Any] = {"instance": self.instance, "revision": self.revision}
-        if code := self.refused.get(credential):
+        if code := self.refused.get(credential) or self.refused.get((credential, asked["tenant"])):
             return {**answer, "principal": None, "problem": {"error": code, "detail": "as the core says"}}
         principal = {
             "kind": "user",

@@ -20,12 +20,13 @@ from allsource_control_plane.gateway.exchange import Exchange
 from allsource_control_plane.gateway.internal_client import InternalClient
 from allsource_control_plane.gateway.known_principals import KnownPrincipals
 from allsource_control_plane.metrics import GatewayMetrics
-from allsource_shared.problems import ApiError
-from allsource_shared.wire.internal import IntrospectedPrincipal
+from allsource_shared.problems import PROBLEMS, ApiError
+from allsource_shared.wire.internal import IntrospectedPrincipal, Introspection
 
 __all__ = ["Authenticator"]
 
 _DIGEST_BYTES: Final = 16
+_OF_THE_NAMED_TENANT: Final = frozenset({"forbidden", "not_found"})
 
 
 class Authenticator:
@@ -47,8 +48,13 @@ class Authenticator:
         self._metrics = metrics
         self._digest_key = secrets.token_bytes(32)
 
-    async def identify(self, exchange: Exchange) -> IntrospectedPrincipal:
+    async def identify(self, exchange: Exchange, *, forwarded: bool) -> IntrospectedPrincipal:
         """The principal of a request. What it may, the core says, which also charges the tenant for asking.
+
+        Args:
+            exchange: the request.
+            forwarded: the core answers it. Then a principal that names a tenant which is not for it is let through, as
+                what it is in its own: the core refuses it in its own words.
 
         Raises:
             ApiError: ``unauthorized``, ``bad_header`` or what else the core says of the credential;
@@ -59,7 +65,7 @@ class Authenticator:
         if principal is not None:
             self._metrics.credential_cache_hits.inc()
             return principal
-        return await self._introspect(exchange, key)
+        return await self._introspect(exchange, key, forwarded)
 
     def _digest(self, headers: RawHeaders) -> bytes:
         """Stands for all that an introspection asks: the fields that name credential and tenant, as they came.
@@ -73,12 +79,29 @@ class Authenticator:
         joined = b"\n".join([part for field in fields for part in field])
         return blake2b(joined, key=self._digest_key, digest_size=_DIGEST_BYTES).digest()
 
-    async def _introspect(self, exchange: Exchange, key: bytes) -> IntrospectedPrincipal:
+    async def _introspect(self, exchange: Exchange, key: bytes, forwarded: bool) -> IntrospectedPrincipal:
         credential = read_credential(exchange.headers)
         check_tenant(exchange.headers)
         tenant = named_tenant(exchange.headers)
+        answer = await self._ask(credential, tenant, exchange)
+        if answer.principal is not None:
+            self._metrics.count_introspection("accepted")
+            self._known.remember(key, answer)
+            return answer.principal
+        self._metrics.count_introspection("refused")
+        problem = answer.problem
+        if problem is None or problem.error not in PROBLEMS:
+            raise ApiError("unauthorized", "the core does not accept the credential")
+        if forwarded and tenant is not None and problem.error in _OF_THE_NAMED_TENANT:
+            own = await self._ask(credential, None, exchange)
+            if own.principal is not None:
+                return own.principal
+        raise ApiError(problem.error, problem.detail)
+
+    async def _ask(self, credential: str, tenant: str | None, exchange: Exchange) -> Introspection:
+        """Ask the core. Raises ApiError: ``core_unavailable``, or what it says of itself."""
         try:
-            answer = await self._client.introspect(credential, tenant, exchange.ids)
+            return await self._client.introspect(credential, tenant, exchange.ids)
         except CoreCallError as failure:
             self._metrics.count_introspection("failed")
             self._metrics.count_core_error(failure.reason)
@@ -86,12 +109,3 @@ class Authenticator:
         except ApiError:
             self._metrics.count_introspection("failed")
             raise
-        if answer.principal is None:
-            self._metrics.count_introspection("refused")
-            problem = answer.problem
-            if problem is None:
-                raise ApiError("unauthorized", "the core does not accept the credential")
-            raise ApiError(problem.error, problem.detail)
-        self._metrics.count_introspection("accepted")
-        self._known.remember(key, answer)
-        return answer.principal

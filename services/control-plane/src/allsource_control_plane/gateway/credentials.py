@@ -55,14 +55,13 @@ def read_credential(headers: RawHeaders) -> str:
             that has the form of neither an access token nor an API key.
     """
     authorization = _only(headers, AUTHORIZATION)
-    api_key = _only(headers, API_KEY)
-    if api_key is not None:
-        _check_token(api_key)
     if authorization is not None:
         token = _bearer_token(authorization)
         _check_token(token)
         return token.decode("ascii")
+    api_key = _only(headers, API_KEY)
     if api_key is not None:
+        _check_token(api_key)
         return api_key.decode("ascii")
     raise ApiError("unauthorized", "this route needs a credential: Authorization: Bearer <token>, or X-API-Key")
 

@@ -108,7 +108,7 @@ class GatewayEntry:
         own = (route.method, route.path) in self._own
         principal = None
         if route.access not in _OPEN:
-            principal = await self._authenticator.identify(exchange)
+            principal = await self._authenticator.identify(exchange, forwarded=not own)
             if own:
                 check_access(route.access, principal)
         check_tenant(exchange.headers)

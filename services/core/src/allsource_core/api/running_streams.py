@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Final
@@ -22,7 +23,8 @@ _RESET: Final = struct.pack("ii", 1, 0)
 
 
 class RunningStreams:
-    """Looks at every caller again when something changed of who may do what. For one event loop.
+    """Looks at every caller again when something changed of who may do what, and when its credential expires. For one
+    event loop.
 
     A stream whose caller is refused is broken off where it is, so that nobody takes it for complete; what the caller's
     own system has received by then is all that it gets.
@@ -48,10 +50,16 @@ class RunningStreams:
         """
         call.recheck(call)
         self._calls[id(call)] = call
+        expires_at = call.principal.expires_at
+        timer = None
+        if expires_at is not None:
+            timer = asyncio.get_running_loop().call_later(max(0.0, expires_at - time.time()), self._look_at, call, True)
         try:
             yield
         finally:
             del self._calls[id(call)]
+            if timer is not None:
+                timer.cancel()
 
     def _changed(self) -> None:
         # Not at once: more may change together with this, and be half done.
@@ -62,12 +70,19 @@ class RunningStreams:
     def _look(self) -> None:
         self._look_is_due = False
         for call in list(self._calls.values()):
-            try:
-                call.recheck(call)
-            except ApiError as error:
-                structlog.get_logger().info("stream_broken_off", reason=error.code)
-                if call.request.transport is not None:
-                    _break_off(call.request.transport)
+            self._look_at(call)
+
+    def _look_at(self, call: Call, expired: bool = False) -> None:
+        """Break a stream off if its caller may no longer have it."""
+        if expired:
+            # Whatever the changes: what was remembered of the caller is worth nothing any more.
+            call.revision = -1
+        try:
+            call.recheck(call)
+        except ApiError as error:
+            structlog.get_logger().info("stream_broken_off", reason=error.code)
+            if call.request.transport is not None:
+                _break_off(call.request.transport)
 
 
 def _break_off(transport: asyncio.Transport) -> None:

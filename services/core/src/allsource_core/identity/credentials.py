@@ -112,6 +112,7 @@ class Credentials:
             tenant_id=user.tenant_id,
             home_tenant_id=user.tenant_id,
             session_id=session_id,
+            expires_at=until,
             must_change_password=user.must_change,
         )
         return Credential(principal, until)
@@ -134,8 +135,9 @@ class Credentials:
             tenant_id=key.tenant_id,
             home_tenant_id=key.tenant_id,
             key_id=key.id,
+            expires_at=None if key.expires_at is None else key.expires_at / _SECOND_US,
         )
-        return Credential(principal, math.inf if key.expires_at is None else key.expires_at / _SECOND_US)
+        return Credential(principal, math.inf if principal.expires_at is None else principal.expires_at)
 
     def _owner(self, user_id: str) -> User:
         user = self._users.get(user_id)

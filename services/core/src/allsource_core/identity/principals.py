@@ -23,6 +23,7 @@ class Principal(msgspec.Struct, frozen=True):
         home_tenant_id: the tenant that it belongs to.
         key_id: of the API key.
         session_id: of the user's session.
+        expires_at: when the credential does, in seconds since the epoch; None for one that does not by itself.
         must_change_password: it may do nothing but change its password, and leave.
     """
 
@@ -35,4 +36,5 @@ class Principal(msgspec.Struct, frozen=True):
     home_tenant_id: str
     key_id: str = ""
     session_id: str = ""
+    expires_at: float | None = None
     must_change_password: bool = False
