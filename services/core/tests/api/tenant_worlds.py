@@ -37,6 +37,7 @@ class World:
         secrets: texts that no answer to anybody else may have.
         cursors: that its own queries were given, by operation.
         positions: of its events.
+        said: what its callers wrote; it is stored in their own tenant, and may be told them later.
     """
 
     def __init__(self, client: httpx.Client, tenant_id: str | None = None) -> None:
@@ -47,6 +48,7 @@ class World:
         self.callers: dict[str, Headers] = {"admin": self.admin}
         self.ids: dict[str, list[str]] = {"tenant_id": [self.tenant_id], "user_id": [], "key_id": [], "session_id": []}
         self.cursors: dict[str, list[str]] = {}
+        self.said: set[str] = set()
         body = {"id": self.tenant_id, "name": f"name {self.marker}", "description": f"about {self.marker}"}
         self._send("POST", _TENANTS, {**body, "tier": "unlimited"}, bearer())
         self._make_people()
