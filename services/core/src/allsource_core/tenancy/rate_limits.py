@@ -15,6 +15,8 @@ import msgspec
 __all__ = ["RateLimit", "RateLimiter", "Verdict"]
 
 _SWEEP_LEAST: Final = 1024
+_ROUNDING: Final = 1e-6
+"""Seconds that a sum may be off, ten times what a clock that shows 30 years rounds: a full bucket is full."""
 
 
 class RateLimit(msgspec.Struct, frozen=True):
@@ -80,12 +82,13 @@ class RateLimiter:
         full_at = self._full_at.get(tenant_id, now)
         if full_at < now:
             full_at = now
-        elif full_at > now + burst / second:
+        elif full_at > now + burst / second + 2 * _ROUNDING:
             # The bucket that this one replaces was larger, and emptied further than this one can be.
             full_at = self._full_at[tenant_id] = now + burst / second
         after = full_at + (cost if cost < burst else burst) / second
         wait = after - now - burst / second
-        if wait > 0:
+        # Whoever is let through too early owes it: it is never given twice.
+        if wait > _ROUNDING:
             return Verdict(wait, burst, int((now - full_at) * second + burst), full_at - now)
         self._full_at[tenant_id] = after
         if len(self._full_at) > self._sweep_at:
