@@ -44,8 +44,14 @@ def test_a_gateway_is_believed_the_last_address_that_it_names():
 
 @pytest.mark.parametrize("value", ["", "unknown", "198.51.100.1,", "198.51.100.1:80", "[::1]", "a" * 10_000])
 def test_what_is_no_address_is_not_taken_for_one(value: str):
-    assert address(("X-Forwarded-For", value), PROOF) == "192.0.2.7"
-    assert address(PROOF) == "192.0.2.7"
+    assert address(("X-Forwarded-For", value), PROOF) == ""
+    assert address(("X-Forwarded-For", value)) == "192.0.2.7"
+
+
+def test_a_gateway_that_names_nobody_does_not_stand_for_whoever_calls_it():
+    for peer in ("127.0.0.1", "::1", "192.0.2.7"):
+        assert address(PROOF, peer=peer) == ""
+        assert address(("X-Forwarded-For", "unknown"), PROOF, peer=peer) == ""
 
 
 def test_an_address_has_one_form():

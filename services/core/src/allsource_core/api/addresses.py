@@ -26,13 +26,12 @@ def caller_address(request: BaseRequest, gateway_key: str) -> str:
         gateway_key: what a gateway of ours proves itself with; empty if there is none, and nobody is believed.
 
     Returns:
-        An address of IPv4 or IPv6; empty where the connection has none.
+        An address of IPv4 or IPv6; empty where the connection has none, or a gateway does not say whose it is: never the
+        gateway's own, which may be local where the caller is not.
     """
     if is_of_gateway(request, gateway_key):
         forwarded = request.headers.getall(FORWARDED_HEADER, [])
-        named = _address(forwarded[-1].rpartition(",")[2].strip()) if forwarded else None
-        if named is not None:
-            return named
+        return (_address(forwarded[-1].rpartition(",")[2].strip()) if forwarded else None) or ""
     return _address(request.remote or "") or ""
 
 
