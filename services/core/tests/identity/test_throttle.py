@@ -104,6 +104,24 @@ def test_what_was_not_checked_does_not_count(throttle: SignInThrottle):
         throttle.not_checked("ann", HOME)
 
 
+def test_what_was_not_checked_keeps_the_turn_that_it_was_promised(throttle: SignInThrottle, clock: Clock):
+    attackers = iter(f"10.0.{number >> 8}.{number & 255}" for number in range(1000))
+    for _ in range(500):
+        clock.now += wait(throttle, "ann", next(attackers))
+    told = wait(throttle, "ann", HOME)
+    assert told > 0
+    clock.now += told
+    for _ in range(3):
+        # Others take every turn meanwhile.
+        clock.now += 5
+        wait(throttle, "ann", next(attackers))
+        throttle.admit("ann", HOME)
+        throttle.not_checked("ann", HOME)
+        assert wait(throttle, "ann", next(attackers)) > 0
+    throttle.admit("ann", HOME)
+    assert wait(throttle, "ann", HOME) > 0
+
+
 def test_attempts_at_once_count_from_their_beginning(throttle: SignInThrottle):
     assert [wait(throttle, "ann", HOME) for _ in range(1000)].count(0.0) == 10
 

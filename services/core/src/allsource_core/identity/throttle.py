@@ -40,7 +40,7 @@ import msgspec
 
 from allsource_core.identity.errors import SlowedDownError
 
-__all__ = ["ACCOUNT_WAIT_SECONDS_MAX", "SignInThrottle"]
+__all__ = ["ACCOUNT_WAIT_SECONDS_MAX", "SignInThrottle", "network_of"]
 
 ACCOUNT_WAIT_SECONDS_MAX: Final = 5.0
 """What others can make anybody wait, at most."""
@@ -186,14 +186,16 @@ class SignInThrottle:
         self._accounts.take_back(account_key)
 
     def not_checked(self, account: str, address: str) -> None:
-        """An attempt that was let through got no answer: no password was looked at."""
+        """An attempt that was let through got no answer: no password was looked at, and it still has its turn."""
+        now = self._clock()
         address_key, account_key, pair_key = self._keys(account, address)
         self._pairs.take_back(pair_key)
+        self._pairs.get(pair_key, now).promised = now
         self._addresses.take_back(address_key)
         self._accounts.take_back(account_key)
 
     def _keys(self, account: str, address: str) -> tuple[bytes, bytes, bytes]:
-        of_address = self._digest(_network(address))
+        of_address = self._digest(network_of(address))
         of_account = self._digest(account)
         return of_address, of_account, of_address + of_account
 
@@ -202,7 +204,7 @@ class SignInThrottle:
         return hashlib.blake2b(encoded, digest_size=16, key=self._salt).digest()
 
 
-def _network(address: str) -> str:
+def network_of(address: str) -> str:
     """What counts as one address: that of IPv4, a /64 of IPv6; what is neither, as it is."""
     try:
         parsed = ipaddress.ip_address(address)
