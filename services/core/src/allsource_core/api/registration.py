@@ -17,6 +17,7 @@ from allsource_core.api.requests import decode_body, note_unknown_fields, refuse
 from allsource_core.identity.principals import Principal
 from allsource_core.identity.registration import Registrar
 from allsource_core.identity.setup_token import is_loopback
+from allsource_core.identity.throttle import network_of
 from allsource_core.tenancy.rate_limits import RateLimit, RateLimiter
 from allsource_shared.problems import ApiError
 from allsource_shared.wire.users import RegisteredUser, Registration
@@ -106,12 +107,12 @@ class RegistrationRoutes:
         return by
 
     def _slow_down(self, address: str) -> None:
-        """Let only so many register themselves, from one address a part of them: each costs a hash, and is kept.
+        """Let only so many register themselves, from one network a part of them: each costs a hash, and is kept.
 
         Raises:
             ApiError: ``rate_limited``.
         """
-        verdict = self._limiter.take(f"from {address}", self._limit_of_address)
+        verdict = self._limiter.take(f"from {network_of(address)}", self._limit_of_address)
         if verdict.admitted:
             verdict = self._limiter.take(_EVERYBODY, self._limit)
         if not verdict.admitted:
