@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import threading
 from collections import Counter
 from collections.abc import Iterator
 
@@ -13,6 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from allsource_core.engine import DAY_US, EventStore, NewEvent, Raw, VersionConflictError
+from allsource_core.engine import usage as engine_usage
+from allsource_core.engine.memtable import Memtable
 from allsource_core.tenancy.errors import QuotaExceededError
 from allsource_core.tenancy.reservations import Reservation
 from allsource_core.tenancy.usage import HOUR_US, UsageLedger
@@ -220,6 +223,41 @@ def test_room_comes_back_also_while_others_append(store: EventStore, ledger: Usa
     under_way.commit(recorded_at)
     clock.now += 1_000_000
     assert ledger.usage(TENANT).storage_bytes == SIZE
+
+
+@pytest.mark.asyncio
+async def test_bytes_are_counted_in_a_thread_and_exact_whatever_comes_meanwhile(
+    store: EventStore, ledger: UsageLedger, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[tuple[bool, int]] = []
+    of_memory = engine_usage._usage_in_memory
+
+    def count(table: Memtable, tenant: int, up_to: int) -> tuple[int, int]:
+        index = table.find_tenant(tenant)
+        known = 0 if index is None else index.counted[0]
+        found = of_memory(table, tenant, up_to)
+        counted.append((threading.current_thread() is threading.main_thread(), found[0] - known))
+        return found
+
+    monkeypatch.setattr(engine_usage, "_usage_in_memory", count)
+    append(store, ledger, UNLIMITED, 500)
+    await ledger.count(TENANT)
+    under_way = ledger.reserve(TENANT, Quotas(max_storage_bytes=600 * SIZE), 1, SIZE)
+    assert counted == [(False, 500), (True, 0)]
+    assert ledger.usage(TENANT).storage_bytes == 500 * SIZE
+    for _ in range(3):
+        clock.now += 1_000_000
+        counting = asyncio.create_task(ledger.count(TENANT))
+        await asyncio.sleep(0)
+        append(store, ledger, UNLIMITED, 10)
+        await counting
+        append(store, ledger, UNLIMITED, 10)
+        assert ledger.usage(TENANT).storage_bytes == store.tenant_usage(TENANT).bytes
+    assert all(events <= 20 for is_on_loop, events in counted if is_on_loop)
+    under_way.release()
+    del counted[:]
+    await ledger.count(TENANT)
+    assert counted == []
 
 
 # --- queries an hour ---

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, TypeVar
 
 import msgspec
@@ -16,7 +17,7 @@ from allsource_core.api.operations import removal_operation
 from allsource_core.api.preconditions import check_if_match
 from allsource_core.api.requests import decode_body, note_unknown_fields, parse_query, refuse_query
 from allsource_core.api.tenants import check_own_tenant
-from allsource_core.engine import tenant_fault
+from allsource_core.engine import CorruptionError, tenant_fault
 from allsource_core.facts import Facts
 from allsource_core.tenancy.deletion import TenantDeletions
 from allsource_core.tenancy.errors import InvalidTenantError
@@ -139,6 +140,11 @@ class TenantRoutes:
         """``PUT tenants/{tenant_id}/quotas``."""
         tenant_id = _named(call)
         quotas = await self._decode(call, _quotas_decoder, AllQuotas)
+        if quotas.max_storage_bytes:
+            # The first append under it needs the bytes that are kept, and is told if they can't be counted.
+            with suppress(CorruptionError, OSError):
+                await self._usage.count(self._tenants.find(tenant_id).id)
+            call.recheck(call)
         async with self._facts.changing:
             self._check_if_match(call, tenant_id)
             tenant = await self._tenants.set_quotas(tenant_id, Quotas(**msgspec.structs.asdict(quotas)))

@@ -171,13 +171,17 @@ class UsageLedger:
 
     def _recount(self, tenant_id: str, account: Account, now: int) -> bool:
         """Ask the store for the bytes that are kept, if that was not done just now; whether it was done."""
-        if abs(now - account.sized_at) < _RECOUNT_US:
+        if not self._is_recount_due(account, now):
             return False
         account.sized_at = now
         kept = self._store.tenant_usage(tenant_id).bytes
         # The store may have some of what is under way: that counts twice until nothing is.
         account.size = kept if account.size is None or not account.reservations else min(account.size, kept)
         return True
+
+    @staticmethod
+    def _is_recount_due(account: Account, now: int) -> bool:
+        return abs(now - account.sized_at) >= _RECOUNT_US
 
     def count_query(self, tenant_id: str, quotas: Quotas) -> None:
         """Count a read that is let through.
@@ -204,10 +208,12 @@ class UsageLedger:
         Raises:
             CorruptionError, OSError: the store can't say what is kept.
         """
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._store.tenant_usage, tenant_id)
+        account = self._accounts.get(tenant_id)
+        if account is None or account.size is None or self._is_recount_due(account, self._clock()):
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._store.tenant_usage, tenant_id)
 
     def usage(self, tenant_id: str) -> Usage:
-        """What a tenant has used up to now."""
+        """What a tenant has used up to now. Cheap after `count`."""
         account = self._accounts.get(tenant_id) or Account()
         now = self._clock()
         self._recount(tenant_id, account, now)
