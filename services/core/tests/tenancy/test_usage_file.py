@@ -261,6 +261,27 @@ async def test_a_forgotten_tenant_leaves_the_file(site: Site) -> None:
 
 
 @pytest.mark.asyncio
+async def test_a_tenant_is_forgotten_once_whatever_fails_afterwards(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object) -> None:
+        raise OSError("not today")
+
+    await two_days(site)
+    async with site.open(dies=True) as (store, ledger):
+        store.removals.tenant("acme")
+        ledger.forget("acme")
+        del site.days["acme", site.clock.now // DAY_US]
+        site.append(store, ledger, "acme", 2)
+        with monkeypatch.context() as patch:
+            patch.setattr(ledger, "_settle_uncertain", fail)
+            await ledger.save()
+        await ledger.save()
+    async with site.open():
+        pass
+
+
+@pytest.mark.asyncio
 async def test_what_fails_is_done_the_next_time(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_arguments: object, **_more: object) -> None:
         raise CorruptionError(Path("x"), 0, "not today")

@@ -7,7 +7,7 @@ and are written together with it. So they are right whatever happened since, and
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
@@ -83,11 +83,12 @@ class UsageFile:
             self._saved_position = counted
             self._count(counted, end)
 
-    def advance(self, forgotten: Iterable[str]) -> set[str]:
+    def advance(self, forgotten: set[str]) -> set[str]:
         """Count what was appended since, up to the last durable position.
 
         Args:
-            forgotten: tenants of which nothing counts that was counted up to now.
+            forgotten: tenants of which nothing counts that was counted up to now. Emptied when it is done: what is
+                counted from then on is of new ones of these ids.
 
         Returns:
             The tenants that have appended something.
@@ -100,7 +101,9 @@ class UsageFile:
             if self.queries.pop(tenant_id, None) is not None:
                 self._unsaved_queries.add(tenant_id)
         end = self._store.last_position
-        return self._count(self.position, end) if end > self.position else set()
+        appended = self._count(self.position, end) if end > self.position else set()
+        forgotten.clear()
+        return appended
 
     def note_queries(self, queries: Mapping[str, tuple[int, int]]) -> None:
         """Keep the queries of tenants: the hour, and how many in it."""
