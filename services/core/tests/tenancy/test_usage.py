@@ -286,6 +286,21 @@ def test_queries_count_by_the_hour(ledger: UsageLedger, clock: Clock) -> None:
         ledger.count_query(TENANT, quotas)
 
 
+def test_a_clock_that_was_far_ahead_keeps_nobody_from_asking(ledger: UsageLedger, clock: Clock) -> None:
+    quotas = Quotas(max_queries_per_hour=1)
+    clock.now += 100 * DAY_US
+    ledger.count_query(TENANT, quotas)
+    clock.now -= 100 * DAY_US
+    usage = ledger.usage(TENANT)
+    assert (usage.queries_this_hour, usage.hour_resets_at) == (0, clock.now + HOUR_US)
+    for _ in range(2):
+        ledger.count_query(TENANT, quotas)
+        with pytest.raises(QuotaExceededError) as caught:
+            ledger.count_query(TENANT, quotas)
+        assert caught.value.resets_at == clock.now + HOUR_US
+        clock.now += HOUR_US
+
+
 # --- tenants that go ---
 
 

@@ -242,6 +242,19 @@ async def test_days_and_hours_that_are_over_go_from_the_file(site: Site) -> None
 
 
 @pytest.mark.asyncio
+async def test_queries_of_a_clock_that_was_far_ahead_push_no_others_out_of_the_file(site: Site) -> None:
+    async with site.open() as (_, ledger):
+        site.clock.now += 100 * DAY_US
+        ledger.count_query("acme", UNLIMITED)
+        await ledger.save()
+        site.clock.now -= 100 * DAY_US
+        ledger.count_query("globex", UNLIMITED)
+    async with site.open() as (_, ledger):
+        assert ledger.usage("acme").queries_this_hour == 0
+        assert ledger.usage("globex").queries_this_hour == 1
+
+
+@pytest.mark.asyncio
 async def test_a_forgotten_tenant_leaves_the_file(site: Site) -> None:
     await two_days(site)
     async with site.open(dies=True) as (store, ledger):

@@ -191,7 +191,8 @@ class UsageLedger:
         """
         account = self._accounts.get(tenant_id) or self._account(tenant_id)
         hour = self._clock() // HOUR_US
-        if hour > account.hour:
+        if not hour <= account.hour <= hour + 1:
+            # Another hour, or the clock was far ahead. Where it was set back a little, nothing is given twice.
             account.hour = hour
             account.queries = 0
         limit = quotas.max_queries_per_hour
@@ -217,7 +218,9 @@ class UsageLedger:
         account = self._accounts.get(tenant_id) or Account()
         now = self._clock()
         self._recount(tenant_id, account, now)
-        day, hour = max(now // DAY_US, account.last_day), max(now // HOUR_US, account.hour)
+        day, hour = max(now // DAY_US, account.last_day), now // HOUR_US
+        if account.hour == hour + 1:
+            hour = account.hour
         return Usage(
             events_today=account.on(day),
             storage_bytes=self._size(tenant_id, account),

@@ -31,6 +31,7 @@ CREATE TABLE counted (through INTEGER NOT NULL) STRICT
 """
 _DAYS_KEPT: Final = 2
 _HOURS_KEPT: Final = 2
+_HOUR_US: Final = 3600 * 1_000_000
 
 
 class UsageFile:
@@ -109,8 +110,10 @@ class UsageFile:
         """Keep the queries of tenants: the hour, and how many in it."""
         self.queries.update(queries)
         self._unsaved_queries.update(queries)
-        newest = max((hour for hour, _ in self.queries.values()), default=0)
-        for tenant_id in [one for one, (hour, _) in self.queries.items() if hour <= newest - _HOURS_KEPT]:
+        # Not of hours that are far ahead: the clock was set back.
+        last = self._clock() // _HOUR_US + 1
+        newest = max((hour for hour, _ in self.queries.values() if hour <= last), default=0)
+        for tenant_id in [one for one, (hour, _) in self.queries.items() if not newest - _HOURS_KEPT < hour <= last]:
             del self.queries[tenant_id]
             self._unsaved_queries.add(tenant_id)
 
