@@ -26,8 +26,8 @@ def caller_address(request: BaseRequest, gateway_key: str) -> str:
         gateway_key: what a gateway of ours proves itself with; empty if there is none, and nobody is believed.
 
     Returns:
-        An address of IPv4 or IPv6; empty where the connection has none, or a gateway does not say whose it is: never the
-        gateway's own, which may be local where the caller is not.
+        An address of IPv4 or IPv6; empty where the connection has none, or a gateway does not say whose it is: never
+        the gateway's own, which may be local where the caller is not.
     """
     if is_of_gateway(request, gateway_key):
         forwarded = request.headers.getall(FORWARDED_HEADER, [])
