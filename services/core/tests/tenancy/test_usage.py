@@ -17,7 +17,7 @@ from allsource_core.engine import DAY_US, EventStore, NewEvent, Raw, VersionConf
 from allsource_core.engine import usage as engine_usage
 from allsource_core.engine.memtable import Memtable
 from allsource_core.tenancy.errors import QuotaExceededError
-from allsource_core.tenancy.reservations import Reservation
+from allsource_core.tenancy.reservations import Account, Reservation
 from allsource_core.tenancy.usage import HOUR_US, UsageLedger
 from allsource_shared.wire.tenants import Quotas
 
@@ -188,6 +188,35 @@ async def test_an_uncertain_append_that_the_store_has_counts_as_stored(store: Ev
     await ledger.save()
     assert ledger.usage(TENANT).events_today == 2
     assert refused(ledger, quotas, 2).used == 2
+
+
+class NeverWalked(dict[str, Account]):
+    """Accounts that may be looked up, but not gone through: there may be a million."""
+
+    def __iter__(self) -> Iterator[str]:
+        raise AssertionError
+
+    keys = values = items = __iter__  # type: ignore[assignment]
+
+
+@pytest.mark.asyncio
+async def test_settling_looks_at_uncertain_accounts_alone(store: EventStore, ledger: UsageLedger) -> None:
+    ledger._accounts = NeverWalked()
+    quotas = Quotas(max_events_per_day=1)
+    for number in range(20):
+        append(store, ledger, quotas, tenant=f"tenant-{number}")
+    ledger.reserve(TENANT, quotas, 1, SIZE).keep()
+    ledger.reserve("globex", quotas, 1, SIZE).keep()
+    late = ledger.reserve("globex", UNLIMITED, 1, SIZE)
+    ledger.forget("globex")
+    late.keep()
+    refused(ledger, quotas)
+    await ledger.save()
+    assert ledger._failure == ""
+    assert ledger._uncertain == set()
+    append(store, ledger, quotas)
+    append(store, ledger, quotas, tenant="globex")
+    refused(ledger, quotas)
 
 
 # --- bytes kept ---

@@ -15,6 +15,7 @@ class Account:
     """What is known of a tenant's usage.
 
     Attributes:
+        tenant_id: whose.
         last_day: the last day since the epoch, UTC, that had an event; 0 for none. The engine's time does not go back,
             so no event comes before it.
         on_last_day: the events recorded on it.
@@ -24,16 +25,17 @@ class Account:
         hour, queries: the last hour since the epoch that had a query, and how many in it.
         reservations: that are not settled.
         events, bytes: that are reserved, or may have been stored by an append of which nothing more is known.
-        is_uncertain: there was such an append.
+        uncertain: the accounts of a ledger that had such an append.
         waiting: who waits for `reservations` to be 0.
     """
 
     __slots__ = (
-        *("last_day", "on_last_day", "day_before", "on_day_before", "size", "sized_at", "hour", "queries"),
-        *("reservations", "events", "bytes", "is_uncertain", "waiting"),
+        *("tenant_id", "last_day", "on_last_day", "day_before", "on_day_before", "size", "sized_at", "hour", "queries"),
+        *("reservations", "events", "bytes", "uncertain", "waiting"),
     )
 
-    def __init__(self) -> None:
+    def __init__(self, tenant_id: str, uncertain: set[Account]) -> None:
+        self.tenant_id = tenant_id
         self.last_day = 0
         self.on_last_day = 0
         self.day_before = 0
@@ -45,7 +47,7 @@ class Account:
         self.reservations = 0
         self.events = 0
         self.bytes = 0
-        self.is_uncertain = False
+        self.uncertain = uncertain
         self.waiting: list[asyncio.Future[None]] = []
 
     def add(self, day: int, events: int) -> None:
@@ -134,7 +136,7 @@ class Reservation(msgspec.Struct, gc=False):
         """
         account, self.account = self.account, None
         if account is not None:
-            account.is_uncertain = True
+            account.uncertain.add(account)
             account.events += self.events
             account.bytes += self.bytes
             account.let_go(self.events, self.bytes)

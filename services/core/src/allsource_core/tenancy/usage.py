@@ -79,6 +79,8 @@ class UsageLedger:
         self._clock = clock
         self._save_seconds = save_seconds
         self._accounts: dict[str, Account] = {}
+        # Of those alone that had an append of which nothing more is known.
+        self._uncertain: set[Account] = set()
         self._file = UsageFile(path, store, clock)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="allsource-usage")
         self._saving = asyncio.Lock()
@@ -215,7 +217,7 @@ class UsageLedger:
 
     def usage(self, tenant_id: str) -> Usage:
         """What a tenant has used up to now. Cheap after `count`."""
-        account = self._accounts.get(tenant_id) or Account()
+        account = self._accounts.get(tenant_id) or Account(tenant_id, set())
         now = self._clock()
         self._recount(tenant_id, account, now)
         day, hour = max(now // DAY_US, account.last_day), now // HOUR_US
@@ -255,12 +257,14 @@ class UsageLedger:
 
         Not so where the process is killed within a second: then what the tenant appended counts until the day is over.
         """
-        self._accounts.pop(tenant_id, None)
+        account = self._accounts.pop(tenant_id, None)
+        if account is not None:
+            self._uncertain.discard(account)
         self._asked.discard(tenant_id)
         self._forgotten.add(tenant_id)
 
     def _account(self, tenant_id: str) -> Account:
-        return self._accounts.setdefault(tenant_id, Account())
+        return self._accounts.setdefault(tenant_id, Account(tenant_id, self._uncertain))
 
     # --- the file ---
 
@@ -300,11 +304,9 @@ class UsageLedger:
 
     def _settle_uncertain(self) -> None:
         """Let go of what uncertain appends hold, where nothing else is under way: the store says what it has."""
-        uncertain = {
-            tenant_id: account
-            for tenant_id, account in self._accounts.items()
-            if account.is_uncertain and not account.reservations
-        }
+        # Of a tenant that was removed meanwhile nothing is held.
+        self._uncertain &= {one for one in self._uncertain if self._accounts.get(one.tenant_id) is one}
+        uncertain = {account.tenant_id: account for account in self._uncertain if not account.reservations}
         if not uncertain:
             return
         days: dict[str, dict[int, int]] = {tenant_id: {} for tenant_id in uncertain}
@@ -322,7 +324,7 @@ class UsageLedger:
                 account.add(day, days[tenant_id][day])
             account.size = None if account.size is None else self._store.tenant_usage(tenant_id).bytes
             account.events = account.bytes = 0
-            account.is_uncertain = False
+            self._uncertain.discard(account)
 
     async def _save_again_and_again(self) -> None:
         is_last = False
