@@ -95,6 +95,27 @@ async def test_a_session_is_alive_for_its_user_alone(sessions: SessionDirectory)
     assert len(session.id) == 20
 
 
+@pytest.mark.parametrize("jump", [5000.0, 1000 * LIFETIME])
+async def test_a_clock_that_was_far_ahead_does_not_keep_sessions_for_ever(
+    open_sessions: Open, clock: Clock, monkeypatch: pytest.MonkeyPatch, jump: float
+):
+    sessions = open_sessions(lifetime=60.0)
+
+    async def saved() -> None:
+        """Not to the disk each time."""
+
+    monkeypatch.setattr(sessions, "_saved", saved)
+    clock.now += jump
+    ahead, _ = await sessions.create("ann", **FROM)
+    clock.now -= jump
+    for number in range(3000):
+        clock.now += 1
+        await sessions.create(f"user-{number}", **FROM)
+    # Those of a minute, and of the thousand since it was last seen to.
+    assert len(sessions) <= 1061
+    assert sessions.is_alive(ahead.id, "ann")
+
+
 # --- rotation and reuse ---
 
 

@@ -90,6 +90,7 @@ class SessionDirectory:
         self._clock = clock
         # The one that ends first, first: all live equally long from their last use.
         self._by_id: OrderedDict[str, _Alive] = OrderedDict()
+        self._is_in_order, self._sweeps = True, 0
         # The one that was used longest ago, first.
         self._by_user: dict[str, OrderedDict[str, _Alive]] = {}
         # Of sessions that are in memory not as they are in the file.
@@ -274,6 +275,9 @@ class SessionDirectory:
     def _keep(self, alive: _Alive) -> None:
         """Have a session in memory, as the one that was used last."""
         session = alive.session
+        # It is not where the clock was set back.
+        last = next(reversed(self._by_id.values()), alive)
+        self._is_in_order &= last.session.expires_at <= session.expires_at
         self._by_id[session.id] = alive
         self._by_id.move_to_end(session.id)
         of_user = self._by_user.setdefault(session.user_id, OrderedDict())
@@ -295,11 +299,12 @@ class SessionDirectory:
     def _sweep(self) -> None:
         """Forget the sessions that have ended by themselves."""
         now = self._now()
-        while self._by_id:
-            session_id, alive = next(iter(self._by_id.items()))
-            if alive.session.expires_at > now:
-                return
-            self._forget(session_id)
+        self._sweeps += 1
+        if not self._is_in_order and self._sweeps % 1000 == 0:
+            self._by_id = OrderedDict(sorted(self._by_id.items(), key=lambda item: item[1].session.expires_at))
+            self._is_in_order = True
+        while self._by_id and (first := next(iter(self._by_id.values())).session).expires_at <= now:
+            self._forget(first.id)
 
     def _proven(self, text: str) -> tuple[_Alive, int]:
         """The session that a token was made for, and the generation of the token.
