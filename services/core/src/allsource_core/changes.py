@@ -6,6 +6,7 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Final
 
 from allsource_shared.wire.internal import Change, ChangeKind
@@ -49,7 +50,10 @@ class Changes:
         first = self._kept[0].revision if self._kept else self.revision + 1
         if not first - 1 <= revision <= self.revision:
             return None
-        return [change for change in self._kept if change.revision > revision]
+        # From the end, where those are that are asked for: a deque is slow to reach in its middle.
+        told = list(islice(reversed(self._kept), self.revision - revision))
+        told.reverse()
+        return told
 
     async def wait(self, revision: int, timeout_seconds: float) -> None:
         """Return when there is a change behind a revision, when the time is over, or when `wake` is called."""
