@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -73,6 +74,24 @@ def test_users_are_there_after_a_restart(tmp_path: Path):
         made = create(directory(store))
     with EventStore.open(tmp_path / "data") as store:
         assert directory(store).named("ann") == made
+
+
+def test_users_are_found_page_by_page_whoever_is_deleted_meanwhile(store: EventStore):
+    users = directory(store)
+    tenants = ("default", "acme", "default", "globex", "acme", "default", "acme")
+    made = [create(users, f"user-{number}", tenant=tenant) for number, tenant in enumerate(tenants)]
+    for gone in (None, made[3], made[0], made[4], made[6]):
+        if gone is not None:
+            made.remove(gone)
+            asyncio.run(users.delete(gone.id))
+        again = directory(store)
+        for tenant in (None, "default", "acme", "globex", "nobodys"):
+            selected = [user for user in made if tenant in (None, user.tenant_id)]
+            for position in {0, *(user.position + step for user in made for step in (-1, 0))}:
+                rest = [user for user in selected if user.position > position]
+                for count in (1, 2, 100):
+                    assert users.behind(position, count, tenant) == rest[:count]
+                    assert again.behind(position, count, tenant) == rest[:count]
 
 
 def test_a_name_is_given_once(store: EventStore):

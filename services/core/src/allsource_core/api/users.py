@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from itertools import islice
 from typing import Final
 
 import msgspec
@@ -83,14 +82,8 @@ class UserRoutes:
             if match is None:
                 raise ApiError("invalid_cursor", "cursor: not one that this service gave out")
             after = int(match[1])
-        tenant_id = parameters.tenant_id
-        selected = (
-            user
-            for user in self._users.all()
-            if user.position > after and (tenant_id is None or user.tenant_id == tenant_id)
-        )
         # One more than asked for tells whether there is a next page.
-        found = list(islice(selected, parameters.limit + 1))
+        found = self._users.behind(after, parameters.limit + 1, parameters.tenant_id)
         page = found[: parameters.limit]
         cursor = f"user-{page[-1].position}" if len(found) > len(page) else None
         return json_response(UserPage([user.view() for user in page], len(page), cursor))

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import unicodedata
 import uuid
+from bisect import bisect_left, bisect_right, insort
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Final
 
@@ -140,6 +142,8 @@ class UserDirectory:
         self._facts = facts
         self._changes = changes
         self._by_id: dict[str, User] = {}
+        # The oldest first; those of each tenant, and of all under None.
+        self._by_age: defaultdict[str | None, list[User]] = defaultdict(list)
         self._by_name: dict[str, User] = {}
         self._unerased: list[Event] = []
         facts.own(_KIND, self._apply)
@@ -158,6 +162,12 @@ class UserDirectory:
     def all(self) -> list[User]:
         """Every user, the oldest first."""
         return list(self._by_id.values())
+
+    def behind(self, position: int, count: int, tenant_id: str | None = None) -> list[User]:
+        """The oldest users that are newer than a position, so many at most; of one tenant, if it is given."""
+        users = self._by_age.get(tenant_id, [])
+        first = bisect_right(users, position, key=_position)
+        return users[first : first + count]
 
     def find(self, user_id: str) -> User:
         """The user of this id. Raises UnknownUserError."""
@@ -272,7 +282,7 @@ class UserDirectory:
 
     def in_tenant(self, tenant_id: str) -> list[User]:
         """Every user of a tenant."""
-        return [user for user in self._by_id.values() if user.tenant_id == tenant_id]
+        return list(self._by_age.get(tenant_id, []))
 
     def facts_of_removal(self, tenant_id: str) -> list[Fact]:
         """What makes every user of a tenant forgotten, none of whom may sign in any more."""
@@ -293,7 +303,10 @@ class UserDirectory:
     def _apply(self, user_id: str, event: Event) -> None:
         if event.event_type == _CREATED:
             created = msgspec.json.decode(event.payload, type=_Created)
-            self._by_id[user_id] = User(user_id, created.role, created.tenant_id, event.recorded_at, event.position)
+            new = User(user_id, created.role, created.tenant_id, event.recorded_at, event.position)
+            self._by_id[user_id] = new
+            for tenant_id in (None, new.tenant_id):
+                insort(self._by_age[tenant_id], new, key=_position)
             return
         user = self._by_id.get(user_id)
         if user is None:
@@ -319,6 +332,11 @@ class UserDirectory:
                 self._changes.publish("user", user_id)
             case "user.deleted":
                 del self._by_id[user_id]
+                for tenant_id in (None, user.tenant_id):
+                    users = self._by_age[tenant_id]
+                    del users[bisect_left(users, user.position, key=_position)]
+                    if not users:
+                        del self._by_age[tenant_id]
                 name = unicodedata.normalize("NFC", user.username)
                 if self._by_name.get(name) is user:
                     del self._by_name[name]
@@ -342,3 +360,7 @@ def _check_place(role: Role, tenant_id: str) -> None:
 
 def _subject(user_id: str) -> str:
     return f"{_KIND}:{user_id}"
+
+
+def _position(user: User) -> int:
+    return user.position
