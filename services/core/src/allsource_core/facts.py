@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
+import structlog
 from msgspec import Raw
 
-from allsource_core.engine import Event, EventQuery, EventStore
+from allsource_core.engine import AppendUncertainError, Event, EventQuery, EventStore
 from allsource_shared.wire.events import NewEvent
 
 __all__ = ["DEFAULT_TENANT", "SYSTEM_TENANT", "Fact", "Facts"]
@@ -22,6 +23,8 @@ __all__ = ["DEFAULT_TENANT", "SYSTEM_TENANT", "Fact", "Facts"]
 SYSTEM_TENANT: Final = "_system"
 DEFAULT_TENANT: Final = "default"
 """Where administrators live. It is always there."""
+
+_FOLLOW_SECONDS: Final = 0.25
 
 Apply = Callable[[str, Event], None]
 
@@ -82,16 +85,35 @@ class Facts:
         """Store facts together, all or none, durably, and fold them. Blocks: for the start of the service.
 
         Raises:
-            EngineError: as `EventStore.append`. Nothing was folded; of an uncertain append the next fold tells.
+            EngineError: as `EventStore.append`. An uncertain append is folded if it is stored after all.
         """
         self.fold()
-        self._store.append(SYSTEM_TENANT, _events(facts))
+        try:
+            self._store.append(SYSTEM_TENANT, _events(facts))
+        except AppendUncertainError:
+            self.fold()
+            raise
         self.fold()
 
     async def append_async(self, facts: Sequence[Fact]) -> None:
-        """The same on an event loop, with `changing` held."""
-        await self._store.append_async(SYSTEM_TENANT, _events(facts))
+        """The same on an event loop, with `changing` held. Of what is decided later, `follow` tells."""
+        try:
+            await self._store.append_async(SYSTEM_TENANT, _events(facts))
+        except AppendUncertainError:
+            self.fold()
+            raise
         self.fold()
+
+    async def follow(self) -> None:
+        """Fold for ever, a few times a second, what nobody folded who appended it: they are told that an append is
+        uncertain before the store has decided on it, or were cancelled.
+        """
+        while True:
+            await asyncio.sleep(_FOLLOW_SECONDS)
+            try:
+                self.fold()
+            except Exception as error:
+                structlog.get_logger().warning("facts_not_folded", error=str(error))
 
     async def erase(self, events: Sequence[Event]) -> None:
         """Erase the payloads of facts. Those that are erased already are passed over."""

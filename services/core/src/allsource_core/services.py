@@ -71,6 +71,7 @@ class Services:
         self.store = store
         self.changes = changes
         self.facts = Facts(store)
+        self._following: asyncio.Task[None] | None = None
         self._make_directories(Path(settings.storage.data_dir))
         self._make_tokens(verifier)
         self._make_user_services(Path(settings.storage.data_dir), first_user)
@@ -175,6 +176,7 @@ class Services:
 
     async def start(self) -> None:
         """Begin what goes on beside requests, and finish what an earlier process could not."""
+        self._following = asyncio.create_task(self.facts.follow())
         await self.sessions.end_where(self._has_ended)
         self.key_uses.start()
         await self.usage.start()
@@ -183,6 +185,9 @@ class Services:
 
     async def close(self) -> None:
         """Let go of threads and files, when no request is under way any more."""
+        if self._following is not None:
+            self._following.cancel()
+            await asyncio.wait([self._following])
         await asyncio.to_thread(self.passwords.close)
         await asyncio.to_thread(self.sessions.close)
         await self.key_uses.close()

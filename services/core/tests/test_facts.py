@@ -1,0 +1,102 @@
+"""Facts: whatever is stored gets folded, also where whoever appended it was told that this is uncertain."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from allsource_core import facts as facts_module
+from allsource_core.engine import AppendUncertainError, Event, EventStore, StoreOptions
+from allsource_core.facts import Fact, Facts
+
+
+class Body(msgspec.Struct):
+    """Of a fact."""
+
+    number: int
+
+
+class Known(Facts):
+    """Facts of things, and the numbers that were folded."""
+
+    def __init__(self, store: EventStore) -> None:
+        super().__init__(store)
+        self.numbers: list[int] = []
+        self.own("thing", self._note)
+
+    def _note(self, _id: str, event: Event) -> None:
+        self.numbers.append(msgspec.json.decode(event.payload, type=Body).number)
+
+
+def fact(number: int) -> Fact:
+    return Fact("thing:1", "thing.numbered", Body(number))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[EventStore]:
+    options = StoreOptions(maintenance="thread", reserve_bytes=0)
+    with EventStore.open(tmp_path / "data", options=options) as store:
+        yield store
+
+
+def make_uncertain(store: EventStore, patch: pytest.MonkeyPatch, *, stored: bool) -> list[Any]:
+    """Have appends end uncertainly, stored at once or not at all yet; what was to be appended, as arguments."""
+    appends: list[Any] = []
+    append = store.append
+
+    def fail(*arguments: Any) -> None:
+        appends.append(arguments)
+        if stored:
+            append(*arguments)
+        raise AppendUncertainError("the disk failed")
+
+    async def fail_async(*arguments: Any) -> None:
+        fail(*arguments)
+
+    patch.setattr(store, "append", fail)
+    patch.setattr(store, "append_async", fail_async)
+    return appends
+
+
+def test_an_uncertain_append_that_is_stored_is_folded_at_once(store: EventStore, monkeypatch: pytest.MonkeyPatch):
+    known = Known(store)
+    make_uncertain(store, monkeypatch, stored=True)
+    with pytest.raises(AppendUncertainError):
+        known.append([fact(1)])
+    assert known.numbers == [1]
+    with pytest.raises(AppendUncertainError):
+        asyncio.run(known.append_async([fact(2)]))
+    assert known.numbers == [1, 2]
+
+
+def test_what_is_decided_later_is_folded_soon(store: EventStore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(facts_module, "_FOLLOW_SECONDS", 0.001)
+    known, append = Known(store), store.append
+    appends = make_uncertain(store, monkeypatch, stored=False)
+    failures = [OSError("the disk fails once more")]
+    fold = known.fold
+
+    def fold_or_fail() -> None:
+        if appends and failures:
+            raise failures.pop()
+        fold()
+
+    async def decide() -> None:
+        with pytest.raises(AppendUncertainError):
+            await known.append_async([fact(1)])
+        assert known.numbers == []
+        monkeypatch.setattr(known, "fold", fold_or_fail)
+        following = asyncio.create_task(known.follow())
+        append(*appends[0])
+        while not known.numbers:
+            await asyncio.sleep(0.001)
+        following.cancel()
+
+    asyncio.run(decide())
+    assert known.numbers == [1]
+    assert failures == []
