@@ -11,7 +11,8 @@ import msgspec
 import pytest
 
 from allsource_core import facts as facts_module
-from allsource_core.engine import AppendUncertainError, Event, EventStore, StoreOptions
+from allsource_core.engine import AppendUncertainError, Event, EventStore, NewEvent, Raw, StoreOptions
+from allsource_core.engine.decoded_cache import DecodedCache
 from allsource_core.facts import Fact, Facts
 
 
@@ -100,3 +101,45 @@ def test_what_is_decided_later_is_folded_soon(store: EventStore, monkeypatch: py
     asyncio.run(decide())
     assert known.numbers == [1]
     assert failures == []
+
+
+def test_what_was_folded_is_not_read_again_when_it_is_sealed(store: EventStore, monkeypatch: pytest.MonkeyPatch):
+    known = Known(store)
+    known.append([fact(1)])
+    store.append("acme", [NewEvent("a", "b", Raw(b"1"))])
+    known.fold()
+    store.seal()
+    decoded: list[object] = []
+    get = DecodedCache.get
+    monkeypatch.setattr(DecodedCache, "get", lambda cache, segment: decoded.append(segment) or get(cache, segment))
+
+    known.fold()
+    known.append([fact(2)])
+    store.append("acme", [NewEvent("a", "b", Raw(b"2"))])
+    known.fold()
+    assert known.numbers == [1, 2]
+    assert decoded == []
+
+    # Whoever starts reads all of it.
+    again = Known(store)
+    again.fold()
+    assert again.numbers == [1, 2]
+    assert len(decoded) == 1
+
+
+def test_a_fold_that_fails_goes_on_where_it_stopped(store: EventStore, monkeypatch: pytest.MonkeyPatch):
+    known, writer = Known(store), Known(store)
+    failures = [OSError("a file can't be read")]
+    note = known._note
+
+    def note_or_fail(id_: str, event: Event) -> None:
+        if len(known.numbers) == 1 and failures:
+            raise failures.pop()
+        note(id_, event)
+
+    known._apply["thing"] = note_or_fail
+    writer.append([fact(number) for number in (1, 2, 3)])
+    with pytest.raises(OSError, match="can't be read"):
+        known.fold()
+    known.fold()
+    assert known.numbers == [1, 2, 3]

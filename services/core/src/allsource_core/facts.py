@@ -73,13 +73,22 @@ class Facts:
         """Fold what is stored and not folded yet: at start everything. Facts of kinds without an owner are passed over.
 
         An append whose outcome was uncertain may be among it: the store has decided on it since.
+
+        It goes on behind the last position of any tenant at the time before. So, called often enough, it finds
+        everything in memory, and decodes no segment on the event loop.
         """
-        for event in self._store.read(SYSTEM_TENANT, EventQuery(after_position=self._position)):
-            kind, _, id_ = event.entity_id.partition(":")
-            apply = self._apply.get(kind)
-            if apply is not None:
-                apply(id_, event)
-            self._position = event.position
+        up_to = self._store.last_position
+        if up_to <= self._position:
+            return
+        query = EventQuery(after_position=self._position)
+        for events in self._store.read_chunks(SYSTEM_TENANT, query, up_to=up_to):
+            for event in events:
+                kind, _, id_ = event.entity_id.partition(":")
+                apply = self._apply.get(kind)
+                if apply is not None:
+                    apply(id_, event)
+                self._position = event.position
+        self._position = up_to
 
     def append(self, facts: Sequence[Fact]) -> None:
         """Store facts together, all or none, durably, and fold them. Blocks: for the start of the service.
@@ -105,8 +114,8 @@ class Facts:
         self.fold()
 
     async def follow(self) -> None:
-        """Fold for ever, a few times a second, what nobody folded who appended it: they are told that an append is
-        uncertain before the store has decided on it, or were cancelled.
+        """Fold for ever, a few times a second: what nobody folded who appended it, as they are told that an append is
+        uncertain before the store has decided on it, or were cancelled; and so that `fold` has never far to go.
         """
         while True:
             await asyncio.sleep(_FOLLOW_SECONDS)
