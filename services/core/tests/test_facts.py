@@ -143,3 +143,20 @@ def test_a_fold_that_fails_goes_on_where_it_stopped(store: EventStore, monkeypat
         known.fold()
     known.fold()
     assert known.numbers == [1, 2, 3]
+
+
+def test_who_may_change_something_has_seen_everything(store: EventStore, monkeypatch: pytest.MonkeyPatch):
+    known = Known(store)
+
+    async def change() -> None:
+        Known(store).append([fact(1)])
+        async with known.changing:
+            assert known.numbers == [1]
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "read_chunks", None)
+            store.append("acme", [NewEvent("a", "b", Raw(b"1"))])
+            with pytest.raises(TypeError):
+                await known.changing.__aenter__()
+        assert not known.changing.locked()
+
+    asyncio.run(change())

@@ -43,6 +43,22 @@ class Fact(NamedTuple):
     body: msgspec.Struct
 
 
+class _Changing(asyncio.Lock):
+    """A lock whose holder sees everything that is stored when it gets it."""
+
+    def __init__(self, fold: Callable[[], None]) -> None:
+        super().__init__()
+        self._fold = fold
+
+    async def __aenter__(self) -> None:
+        await self.acquire()
+        try:
+            self._fold()
+        except BaseException:
+            self.release()
+            raise
+
+
 class Facts:
     """Appends and folds facts. For the thread of the event loop, once the service has started.
 
@@ -50,14 +66,15 @@ class Facts:
         store: of events.
 
     Attributes:
-        changing: held by whoever decides on a change and appends it: what was looked at still holds.
+        changing: held, by ``async with``, by whoever decides on a change and appends it: what is stored is folded, and
+            what was looked at still holds.
     """
 
     def __init__(self, store: EventStore) -> None:
         self._store = store
         self._apply: dict[str, Apply] = {}
         self._position = 0
-        self.changing = asyncio.Lock()
+        self.changing = _Changing(self.fold)
 
     def own(self, kind: str, apply: Apply) -> None:
         """Have `apply` told of every fact of a kind, as (id, event), in order.

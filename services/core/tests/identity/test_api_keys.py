@@ -162,6 +162,31 @@ async def test_the_keys_of_a_user_or_a_tenant_end_together(here: Directories):
     assert Directories(here.store, here.path / "again").keys.identify(credential) is not None
 
 
+async def test_what_is_stored_and_not_folded_yet_counts(here: Directories):
+    """An append whose outcome was uncertain may be decided on whenever."""
+    ann = here.user("ann")
+    kept, rotated, revoked = [(await here.make(ann))[0].id for _ in range(3)]
+    other = Directories(here.store, here.path / "again")
+    for key_id in (rotated, revoked):
+        await other.issuer.revoke(key_id, by=ann.id, any_owner=False)
+    with pytest.raises(UnknownKeyError):
+        await here.issuer.rotate(ann.id, rotated)
+    await other.issuer.revoke(kept, by=ann.id, any_owner=False)
+    with pytest.raises(UnknownKeyError):
+        await here.issuer.revoke(kept, by=ann.id, any_owner=False)
+    assert len(here.keys) == 0
+
+
+async def test_a_key_that_turns_out_to_be_revoked_is_unknown_to_who_rotates_it(here: Directories):
+    ann = here.user("ann")
+    key, _ = await here.make(ann)
+    other = Directories(here.store, here.path / "again")
+    async with here.facts.changing:
+        await other.keys.revoke(key.id)
+        with pytest.raises(UnknownKeyError):
+            await here.keys.rotate(key.id)
+
+
 # --- who may do it ---
 
 

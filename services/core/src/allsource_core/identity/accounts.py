@@ -88,7 +88,6 @@ class Accounts:
             self._password_rules.check(password, username=user.username)
             password_hash = await self._passwords.hash_async(password)
         async with self._facts.changing:
-            self._facts.fold()
             recheck()
             # It may have become an administrator meanwhile.
             _check_may_administrate(by, self._users.find(user_id), role)
@@ -121,7 +120,6 @@ class Accounts:
         if user_id == by.user_id:
             raise IdentityRuleError("forbidden", "nobody deletes their own account: another administrator has to")
         async with self._facts.changing:
-            self._facts.fold()
             _check_may_administrate(by, self._users.find(user_id))
             await self._users.delete(user_id, self._revoke_keys(user_id))
         structlog.get_logger().info("user_deleted", user_id=user_id, by=by.user_id)
@@ -165,7 +163,6 @@ class Accounts:
             raise InvalidUserError("new", "must not be the current password", "weak_password")
         password_hash = await self._passwords.hash_async(new)
         async with self._facts.changing:
-            self._facts.fold()
             recheck()
             user = self._users.get(user_id)
             if user is None or user.password_hash != known_hash:

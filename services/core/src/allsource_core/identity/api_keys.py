@@ -209,7 +209,8 @@ class ApiKeyDirectory:
         self.find(key_id)
         credential, secret_sha256 = _new_secret(key_id)
         await self._facts.append_async([Fact(_subject(key_id), _ROTATED, _Rotated(secret_sha256))])
-        return self._by_id[key_id], credential
+        # An append whose outcome was uncertain may turn out to have revoked it.
+        return self.find(key_id), credential
 
     async def revoke(self, key_id: str) -> None:
         """End a key, durably.

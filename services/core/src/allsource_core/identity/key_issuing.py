@@ -71,8 +71,6 @@ class KeyIssuer:
             Exception: whatever `check_quota` raises.
         """
         async with self._facts.changing:
-            # A key whose append was uncertain counts as well, should it be there.
-            self._facts.fold()
             owner = self._active(owner_id)
             _check_tenant(owner, tenant_id)
             role = _granted_role(owner, role, tenant_id)
