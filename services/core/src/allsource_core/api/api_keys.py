@@ -81,6 +81,7 @@ class ApiKeyRoutes:
             tenant_id=call.principal.tenant_id if new.tenant_id is None else new.tenant_id,
             role=None if new.role is None else _role(new.role),
             expires_in_days=new.expires_in_days,
+            recheck=lambda: call.recheck(call),
         )
         return _issued(key, credential, 201)
 
@@ -99,13 +100,20 @@ class ApiKeyRoutes:
         """``POST auth/api-keys/{key_id}/rotate``."""
         refuse_query(call)
         self._slow_down(call)
-        key, credential = await self._issuer.rotate(call.principal.user_id, call.match.parameters["key_id"])
+        key, credential = await self._issuer.rotate(
+            call.principal.user_id, call.match.parameters["key_id"], recheck=lambda: call.recheck(call)
+        )
         return _issued(key, credential, 200)
 
     async def revoke(self, call: Call) -> StreamResponse:
         """``DELETE auth/api-keys/{key_id}``."""
         refuse_query(call)
-        await self._issuer.revoke(call.match.parameters["key_id"], by=call.principal.user_id, any_owner=_sees_all(call))
+        await self._issuer.revoke(
+            call.match.parameters["key_id"],
+            by=call.principal.user_id,
+            any_owner=_sees_all(call),
+            recheck=lambda: call.recheck(call),
+        )
         return Response(status=204)
 
     async def list_keys(self, call: Call) -> StreamResponse:

@@ -34,6 +34,7 @@ class SigningKeyRoutes:
         """``POST auth/keys/rotate``."""
         refuse_query(call)
         async with self._facts.changing:
+            call.recheck(call)
             view = await self._ring.rotate()
         structlog.get_logger().info(
             "signing_key_rotated", kid=view.kid, algorithm=view.algorithm, user_id=call.principal.user_id

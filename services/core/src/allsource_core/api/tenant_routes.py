@@ -103,6 +103,7 @@ class TenantRoutes:
         new = await self._decode(call, _creation_decoder, NewTenant)
         quotas, limits = _allowed(new)
         async with self._facts.changing:
+            call.recheck(call)
             tenant = await self._tenants.create(
                 new.id, name=new.name, description=new.description, quotas=quotas, limits=limits
             )
@@ -131,6 +132,7 @@ class TenantRoutes:
         tenant_id = _named(call)
         told = await self._decode(call, _description_decoder, TenantDescription)
         async with self._facts.changing:
+            call.recheck(call)
             self._check_if_match(call, tenant_id)
             tenant = await self._tenants.describe(tenant_id, name=told.name, description=told.description)
         _log("tenant_described", call, tenant_id)
@@ -146,6 +148,7 @@ class TenantRoutes:
                 await self._usage.count(self._tenants.find(tenant_id).id)
             call.recheck(call)
         async with self._facts.changing:
+            call.recheck(call)
             self._check_if_match(call, tenant_id)
             tenant = await self._tenants.set_quotas(tenant_id, Quotas(**msgspec.structs.asdict(quotas)))
         _log("tenant_quotas_set", call, tenant_id)
@@ -160,6 +163,7 @@ class TenantRoutes:
             field = "burst" if rate else "requests_per_minute"
             raise InvalidTenantError(field, "must be at least 1, or both 0 for no limit")
         async with self._facts.changing:
+            call.recheck(call)
             self._check_if_match(call, tenant_id)
             tenant = await self._tenants.set_limits(tenant_id, RateLimit(rate, burst) if rate else None)
         _log("tenant_limits_set", call, tenant_id)
@@ -177,6 +181,7 @@ class TenantRoutes:
         refuse_query(call)
         tenant_id = _named(call)
         async with self._facts.changing:
+            call.recheck(call)
             await self._tenants.set_active(tenant_id, active)
         _log("tenant_activated" if active else "tenant_deactivated", call, tenant_id)
         return Response(status=204)
@@ -186,7 +191,7 @@ class TenantRoutes:
         refuse_query(call)
         tenant_id = _named(call)
         _log("tenant_deletion_asked_for", call, tenant_id)
-        removal = await self._deletions.delete(tenant_id)
+        removal = await self._deletions.delete(tenant_id, recheck=lambda: call.recheck(call))
         operation = removal_operation(removal, tenant_id)
         body = TenantRemoval(**msgspec.structs.asdict(operation), events_removed=removal.events_removed)
         return json_response(body, 202)

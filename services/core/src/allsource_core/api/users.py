@@ -114,7 +114,9 @@ class UserRoutes:
     async def delete_user(self, call: Call) -> StreamResponse:
         """``DELETE auth/users/{user_id}``."""
         refuse_query(call)
-        await self._accounts.delete(call.match.parameters["user_id"], by=call.principal)
+        await self._accounts.delete(
+            call.match.parameters["user_id"], by=call.principal, recheck=lambda: call.recheck(call)
+        )
         return Response(status=204)
 
     async def change_password(self, call: Call) -> StreamResponse:

@@ -108,8 +108,9 @@ class Accounts:
         )
         return user
 
-    async def delete(self, user_id: str, *, by: Principal) -> None:
-        """Forget a user, durably, and erase its name and e-mail address. Its API keys and sessions end.
+    async def delete(self, user_id: str, *, by: Principal, recheck: Callable[[], None] = lambda: None) -> None:
+        """Forget a user, durably, and erase its name and e-mail address. Its API keys and sessions end. `recheck` is
+        as of `change`.
 
         Raises:
             UnknownUserError: there is no such user.
@@ -120,6 +121,7 @@ class Accounts:
         if user_id == by.user_id:
             raise IdentityRuleError("forbidden", "nobody deletes their own account: another administrator has to")
         async with self._facts.changing:
+            recheck()
             _check_may_administrate(by, self._users.find(user_id))
             await self._users.delete(user_id, self._revoke_keys(user_id))
         structlog.get_logger().info("user_deleted", user_id=user_id, by=by.user_id)

@@ -49,7 +49,14 @@ class KeyIssuer:
         self._now = now
 
     async def create(
-        self, owner_id: str, *, name: str, tenant_id: str, role: Role | None = None, expires_in_days: int | None = None
+        self,
+        owner_id: str,
+        *,
+        name: str,
+        tenant_id: str,
+        role: Role | None = None,
+        expires_in_days: int | None = None,
+        recheck: Callable[[], None] = lambda: None,
     ) -> tuple[ApiKey, str]:
         """Make a key.
 
@@ -59,6 +66,8 @@ class KeyIssuer:
             tenant_id: what it is to work in.
             role: None is `Role.SERVICEACCOUNT`, or the owner's role where that would grant more than the owner holds.
             expires_in_days: None is never.
+            recheck: called before anything is stored: others may have changed something first, and the caller may not
+                be who it was.
 
         Returns:
             The key, and the credential, which nobody can ever learn again.
@@ -68,9 +77,10 @@ class KeyIssuer:
                 another tenant than the owner's, unless the owner may choose, and for a role that grants what the owner
                 doesn't hold; ``admin_outside_default``; ``not_found`` for a tenant that there isn't.
             EngineError: as `EventStore.append`.
-            Exception: whatever `check_quota` raises.
+            Exception: whatever `check_quota` and `recheck` raise.
         """
         async with self._facts.changing:
+            recheck()
             owner = self._active(owner_id)
             _check_tenant(owner, tenant_id)
             role = _granted_role(owner, role, tenant_id)
@@ -88,8 +98,11 @@ class KeyIssuer:
         )
         return key, credential
 
-    async def rotate(self, owner_id: str, key_id: str) -> tuple[ApiKey, str]:
+    async def rotate(
+        self, owner_id: str, key_id: str, *, recheck: Callable[[], None] = lambda: None
+    ) -> tuple[ApiKey, str]:
         """Give a key of one's own another secret; the credential before is dead at once. It expires when it did.
+        `recheck` is as of `create`.
 
         Raises:
             UnknownKeyError: the user has no such key, or it has expired.
@@ -97,6 +110,7 @@ class KeyIssuer:
             EngineError: as `EventStore.append`.
         """
         async with self._facts.changing:
+            recheck()
             self._active(owner_id)
             key = self._keys.find(key_id)
             if key.user_id != owner_id:
@@ -108,19 +122,23 @@ class KeyIssuer:
         structlog.get_logger().info("api_key_rotated", key_id=key_id, user_id=owner_id)
         return key, credential
 
-    async def revoke(self, key_id: str, *, by: str, any_owner: bool) -> None:
+    async def revoke(
+        self, key_id: str, *, by: str, any_owner: bool, recheck: Callable[[], None] = lambda: None
+    ) -> None:
         """End a key.
 
         Args:
             key_id: of the key.
             by: the user who asks for it.
             any_owner: whether that may be a key of somebody else.
+            recheck: as of `create`.
 
         Raises:
             UnknownKeyError: there is no such key that this user may revoke.
             EngineError: as `EventStore.append`.
         """
         async with self._facts.changing:
+            recheck()
             key = self._keys.find(key_id)
             if key.user_id != by and not any_owner:
                 raise UnknownKeyError("there is no such API key")

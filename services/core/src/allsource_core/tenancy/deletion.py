@@ -117,8 +117,9 @@ class TenantDeletions:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def delete(self, tenant_id: str) -> Removal:
+    async def delete(self, tenant_id: str, *, recheck: Callable[[], None] = lambda: None) -> Removal:
         """Delete a tenant and everything of it. A caller that comes while it is being deleted gets the same removal.
+        `recheck` is called before anything is stored: the caller may not be who it was.
 
         Returns:
             The removal of its events: readers find none any more; `EventStore.removals` tells when the bytes are gone.
@@ -128,6 +129,7 @@ class TenantDeletions:
             DeletionPendingError: it has begun, and goes on.
         """
         async with self._facts.changing:
+            recheck()
             await self._tenants.begin_deletion(tenant_id)
         self._take_on()
         deletion = self._under_way.get(tenant_id)
