@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from allsource_core.engine import EngineError, EventQuery
+from allsource_core.engine import AppendUncertainError, EngineError, EventQuery
 from allsource_core.facts import SYSTEM_TENANT
 from allsource_core.identity.errors import (
     IdentityRuleError,
@@ -158,6 +158,26 @@ class TestChanging:
         with pytest.raises(IdentityRuleError, match="not any more"):
             run(people.accounts.change(ann.id, by=principal(user=root), password=NEW, recheck=refuse))
         assert people.store.last_position == before
+
+    @pytest.mark.parametrize("change", ["deactivate", "password", "delete", "role"])
+    def test_sessions_end_also_where_it_is_uncertain(
+        self, people: People, root: User, ann: User, monkeypatch: pytest.MonkeyPatch, change: str
+    ):
+        async def fail(*_arguments: object) -> None:
+            raise AppendUncertainError("the disk failed")
+
+        monkeypatch.setattr(people.store, "append_async", fail)
+        by = principal(user=root)
+        accounts = people.accounts
+        changes = {
+            "deactivate": lambda: accounts.change(ann.id, by=by, active=False),
+            "password": lambda: accounts.change(ann.id, by=by, password=NEW),
+            "delete": lambda: accounts.delete(ann.id, by=by),
+            "role": lambda: accounts.change(ann.id, by=by, role=Role.READONLY),
+        }
+        with pytest.raises(AppendUncertainError):
+            run(changes[change]())
+        assert people.ended == ([] if change == "role" else [(ann.id, "")])
 
 
 class TestDeleting:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import argon2
 import pytest
@@ -14,6 +16,8 @@ from structlog.testing import capture_logs
 from allsource_core.changes import Changes
 from allsource_core.engine import EventStore, StoreReadOnlyError
 from allsource_core.facts import Facts
+from allsource_core.identity.api_keys import ApiKeyDirectory
+from allsource_core.identity.credentials import Credentials
 from allsource_core.identity.errors import (
     InvalidCredentialsError,
     RefreshRefusedError,
@@ -28,6 +32,7 @@ from allsource_core.identity.sign_in import SignInService
 from allsource_core.identity.throttle import SignInThrottle
 from allsource_core.identity.users import User, UserDirectory
 from allsource_shared.permissions import Role
+from allsource_shared.problems import ApiError
 from allsource_shared.tokens import SigningKey, TokenSigner, TokenVerifier
 from allsource_shared.wire.sessions import SignedIn
 
@@ -61,7 +66,7 @@ class Service:
         self.now = 1000.0
         self.store = EventStore.open(directory)
         self.facts = Facts(self.store)
-        changes = Changes()
+        changes = self.changes = Changes()
         self.users = UserDirectory(self.facts, changes)
         self.passwords = CountingPasswords()
         self.inactive_tenants: set[str] = set()
@@ -297,3 +302,36 @@ async def test_one_account_and_one_tenant_have_a_part_of_the_queue_only(service:
     assert 0 < len(let_in) <= service.passwords.queue_max // 4
     # A refusal is not held against anybody.
     assert (await service.sign_in()).token
+
+
+async def test_what_a_fact_has_ended_goes_on_nowhere(service: Service, ann: User):
+    """Also where whoever appended it could not end the session, as the append was uncertain."""
+    changes = Changes()
+    credentials = Credentials(
+        verifier=VERIFIER,
+        users=service.users,
+        sessions=service.sessions,
+        keys=ApiKeyDirectory(Facts(service.store), changes, SimpleNamespace(), lambda: 0.0),  # type: ignore[arg-type]
+        tenant_is_active=lambda _tenant: True,
+        changes=service.changes,
+        now=time.time,
+    )
+    kept, ended = await service.sign_in(), await service.sign_in()
+    keeps = credentials.identify(kept.token).principal.session_id
+    assert credentials.identify(ended.token).principal.user_id == ann.id
+    await service.change(ann, password_hash=service.passwords.hash(PASSWORD), keeps=keeps)
+
+    with pytest.raises(ApiError, match="session of the access token has ended"):
+        credentials.identify(ended.token)
+    with pytest.raises(RefreshRefusedError):
+        await service.refresh(ended.refresh_token)
+    assert credentials.identify(kept.token).principal.session_id == keeps
+    assert (await service.refresh(kept.refresh_token)).user.id == ann.id
+    assert [session.id for session in service.sessions.of_user(ann.id)] == [keeps]
+    assert credentials.identify((await service.sign_in()).token).principal.user_id == ann.id
+
+
+async def test_a_clock_that_was_set_back_keeps_nobody_out(service: Service, ann: User):
+    ann.end_sessions(2**60)
+    session = (await service.sign_in()).refresh_token
+    assert (await service.refresh(session)).user.id == ann.id

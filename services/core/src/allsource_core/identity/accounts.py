@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 
 import structlog
 
-from allsource_core.engine import EngineError
+from allsource_core.engine import AppendUncertainError, EngineError
 from allsource_core.facts import Fact, Facts
 from allsource_core.identity.errors import IdentityRuleError, InvalidCredentialsError, InvalidUserError
 from allsource_core.identity.passwords import Passwords
@@ -87,15 +88,13 @@ class Accounts:
         if password is not None:
             self._password_rules.check(password, username=user.username)
             password_hash = await self._passwords.hash_async(password)
-        async with self._facts.changing:
+        async with self._changing(user_id, ends_sessions=password is not None or active is False):
             recheck()
             # It may have become an administrator meanwhile.
             _check_may_administrate(by, self._users.find(user_id), role)
             user = await self._users.change(
                 user_id, role=role, active=active, email=email, password_hash=password_hash, must_change=True
             )
-        if password is not None or active is False:
-            await self._end_sessions(user_id, "")
         structlog.get_logger().info(
             "user_changed",
             user_id=user_id,
@@ -120,12 +119,11 @@ class Accounts:
         """
         if user_id == by.user_id:
             raise IdentityRuleError("forbidden", "nobody deletes their own account: another administrator has to")
-        async with self._facts.changing:
+        async with self._changing(user_id):
             recheck()
             _check_may_administrate(by, self._users.find(user_id))
             await self._users.delete(user_id, self._revoke_keys(user_id))
         structlog.get_logger().info("user_deleted", user_id=user_id, by=by.user_id)
-        await self._end_sessions(user_id, "")
         await self.erase_deleted()
 
     async def erase_deleted(self) -> None:
@@ -164,15 +162,29 @@ class Accounts:
         if new == current:
             raise InvalidUserError("new", "must not be the current password", "weak_password")
         password_hash = await self._passwords.hash_async(new)
-        async with self._facts.changing:
+        async with self._changing(user_id, keeps=by.session_id):
             recheck()
             user = self._users.get(user_id)
             if user is None or user.password_hash != known_hash:
                 # Somebody else has set another one meanwhile.
                 raise InvalidCredentialsError
             await self._users.change(user_id, password_hash=password_hash, keeps=by.session_id)
-        await self._end_sessions(user_id, by.session_id)
         structlog.get_logger().info("own_credential_changed", user_id=user_id)
+
+    @asynccontextmanager
+    async def _changing(self, user_id: str, *, ends_sessions: bool = True, keeps: str = "") -> AsyncIterator[None]:
+        """Hold `Facts.changing`, and end the sessions of a user afterwards, but for one: also where it is uncertain
+        whether what ends them is stored.
+        """
+        try:
+            async with self._facts.changing:
+                yield
+        except AppendUncertainError:
+            if ends_sessions:
+                await self._end_sessions(user_id, keeps)
+            raise
+        if ends_sessions:
+            await self._end_sessions(user_id, keeps)
 
 
 def _check_may_administrate(by: Principal, user: User, role: Role | None = None) -> None:

@@ -101,7 +101,8 @@ class Credentials:
             raise ApiError("reserved_tenant", "the access token names a reserved tenant")
         user = self._owner(claims.sub)
         session_id = claims.session_id
-        if user.tenant_id != claims.tenant_id or not self._sessions.is_alive(session_id, user.id):
+        session = self._sessions.get(session_id, user.id)
+        if session is None or user.has_ended(session_id, session.created_at) or user.tenant_id != claims.tenant_id:
             raise ApiError("unauthorized", "the session of the access token has ended; sign in again")
         principal = Principal(
             kind="user",

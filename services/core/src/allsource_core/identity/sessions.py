@@ -105,16 +105,19 @@ class SessionDirectory:
 
     # --- look-ups ---
 
-    def is_alive(self, session_id: str, user_id: str) -> bool:
-        """Whether there is such a session of this user, and it has not ended."""
+    def get(self, session_id: str, user_id: str) -> Session | None:
+        """The session of this id, if it is of this user and has not ended."""
         alive = self._by_id.get(session_id)
-        return alive is not None and alive.session.user_id == user_id and alive.session.expires_at > self._now()
+        if alive is None or alive.session.user_id != user_id or alive.session.expires_at <= self._now():
+            return None
+        return alive.session
 
     def find(self, session_id: str, user_id: str) -> Session:
         """A session of a user. Raises UnknownSessionError, for one of another user too."""
-        if not self.is_alive(session_id, user_id):
+        session = self.get(session_id, user_id)
+        if session is None:
             raise UnknownSessionError(f"there is no session {session_id!r}")
-        return self._by_id[session_id].session
+        return session
 
     def of_user(self, user_id: str) -> list[Session]:
         """Every session of a user, the one that was used last first."""
@@ -124,22 +127,23 @@ class SessionDirectory:
             return []
         return [alive.session for alive in reversed(of_user.values()) if alive.session.expires_at > now]
 
-    def owner_of(self, token: str) -> str:
-        """The id of the user whom a refresh token was given to. It may have been used since.
+    def session_of(self, token: str) -> Session:
+        """The session that a refresh token was given out in. The token may have been used since.
 
         Raises:
             RefreshRefusedError: it is none of ours, or its session has ended.
         """
-        return self._proven(token)[0].session.user_id
+        return self._proven(token)[0].session
 
     # --- changes ---
 
-    async def create(self, user_id: str, *, address: str, user_agent: str) -> tuple[Session, str]:
+    async def create(self, user_id: str, *, address: str, user_agent: str, not_before: int = 0) -> tuple[Session, str]:
         """Begin a session, durably.
 
         Args:
             user_id: whose it is.
             address, user_agent: of who signs in, for the user to see. The latter as it was sent.
+            not_before: what it is to have begun at, microseconds since the epoch, if the clock was set back since.
 
         Returns:
             It and its first refresh token.
@@ -158,7 +162,7 @@ class SessionDirectory:
             seed=secrets.token_bytes(_SEED_BYTES),
             generation=0,
             rotated_at=now,
-            created_at=now,
+            created_at=max(now, not_before),
             last_used_at=now,
             expires_at=now + self._lifetime,
             address=address,
@@ -310,7 +314,7 @@ class SessionDirectory:
         """The session that a token was made for, and the generation of the token.
 
         Raises:
-            RefreshRefusedError: as `owner_of`.
+            RefreshRefusedError: as `session_of`.
         """
         token = read_refresh_token(text)
         alive = self._by_id.get(token.session_id) if token is not None else None

@@ -92,7 +92,9 @@ class SignInService:
             raise TenantInactiveError
         outdated = user.password_hash if self._passwords.is_outdated(user.password_hash) else None
         # With nothing awaited since the user was looked at: what ends its sessions from now on ends this one too.
-        session, refresh_token = await self._sessions.create(user.id, address=address, user_agent=user_agent)
+        session, refresh_token = await self._sessions.create(
+            user.id, address=address, user_agent=user_agent, not_before=user.sessions_since
+        )
         if outdated is not None:
             await self._hash_anew(user, outdated, password)
         log.info("signed_in", user_id=user.id, session_id=session.id)
@@ -110,10 +112,13 @@ class SignInService:
             TenantInactiveError: the user's tenant was deactivated; the token stays as it was.
             SessionsUnavailableError: the session can't be stored; the token stays good.
         """
-        user_id = self._sessions.owner_of(token)
-        user = self._users.get(user_id)
+        session = self._sessions.session_of(token)
+        user = self._users.get(session.user_id)
         if user is None or not user.active:
-            await self._sessions.end_all(user_id)
+            await self._sessions.end_all(session.user_id)
+            raise RefreshRefusedError
+        if user.has_ended(session.id, session.created_at):
+            await self._sessions.end(session.id)
             raise RefreshRefusedError
         if not self._tenant_is_active(user.tenant_id):
             raise TenantInactiveError

@@ -319,7 +319,8 @@ class UserDirectory:
                 if event.erased:
                     return
                 password = msgspec.json.decode(event.payload, type=_PasswordSet)
-                if user.must_change is not password.must_change:
+                ends = user.password_hash != "" and password.keeps != ALL_SESSIONS
+                if ends or user.must_change is not password.must_change:
                     self._changes.publish("user", user_id)
                 user.password_hash, user.must_change = password.password_hash, password.must_change
                 user.end_sessions(event.recorded_at, password.keeps)
