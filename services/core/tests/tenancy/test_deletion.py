@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
+from msgspec import Raw
 
 from allsource_core.changes import Changes
-from allsource_core.engine import EventStore, Removal, StoreReadOnlyError
-from allsource_core.facts import DEFAULT_TENANT, SYSTEM_TENANT, Facts
+from allsource_core.engine import AppendUncertainError, EventStore, Removal, StoreReadOnlyError
+from allsource_core.facts import DEFAULT_TENANT, SYSTEM_TENANT, Fact, Facts
 from allsource_core.identity.users import UserDirectory
 from allsource_core.tenancy.deletion import TenantContents, TenantDeletions
 from allsource_core.tenancy.errors import DefaultTenantError, DeletionPendingError, UnknownTenantError
@@ -59,17 +61,19 @@ class Service:
 
     async def create(self, tenant_id: str, *, events: int = EVENTS) -> None:
         async with self.facts.changing:
-            await self.tenants.create(
-                tenant_id, name=f"Ann of {tenant_id}", description="", quotas=Quotas(), limits=None
+            await self.create_locked(tenant_id, events=events)
+
+    async def create_locked(self, tenant_id: str, *, events: int = EVENTS) -> None:
+        """The same where `Facts.changing` is held."""
+        await self.tenants.create(tenant_id, name=f"Ann of {tenant_id}", description="", quotas=Quotas(), limits=None)
+        for user in ("ann", "bob"):
+            await self.users.create_async(
+                username=f"{user} of {tenant_id}",
+                email=f"{user}@{tenant_id}",
+                password_hash="$hash",
+                role=Role.DEVELOPER,
+                tenant_id=tenant_id,
             )
-            for user in ("ann", "bob"):
-                await self.users.create_async(
-                    username=f"{user} of {tenant_id}",
-                    email=f"{user}@{tenant_id}",
-                    password_hash="$hash",
-                    role=Role.DEVELOPER,
-                    tenant_id=tenant_id,
-                )
         for _ in range(events):
             self.store.append(tenant_id, [NewEvent("created", "entity", b"{}")])
 
@@ -241,6 +245,83 @@ def test_a_service_that_stops_leaves_the_deletion_to_the_next_one(store: EventSt
         second.deletions.start()
         await second.gone("acme")
         await check_gone(second, "acme")
+
+    asyncio.run(scenario())
+
+
+def fail_the_end_once(service: Service, meanwhile: Callable[[], Awaitable[None]]) -> None:
+    """The fact that a tenant is deleted is stored, but who stores it is not told so; something happens at once."""
+    append = service.facts.append_async
+
+    async def fail(facts: Sequence[Fact]) -> None:
+        if facts[-1].type != "tenant.deleted":
+            await append(facts)
+            return
+        service.facts.append_async = append  # type: ignore[method-assign]
+        events = [NewEvent(fact.type, fact.subject, Raw(msgspec.json.encode(fact.body))) for fact in facts]
+        await service.store.append_async(SYSTEM_TENANT, events)
+        await meanwhile()
+        raise AppendUncertainError("the disk failed")
+
+    service.facts.append_async = fail  # type: ignore[method-assign]
+
+
+async def nothing_goes_on() -> None:
+    """Wait until no deletion is under way, 30 seconds at most."""
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}))
+
+
+def test_a_deletion_whose_end_was_uncertain_leaves_the_next_tenant_of_the_id_alone(store: EventStore):
+    async def scenario() -> None:
+        service = Service(store)
+        service.deletions.start()
+        await service.create("acme")
+        fail_the_end_once(service, lambda: service.create_locked("acme"))
+        with pytest.raises(DeletionPendingError):
+            await service.deletions.delete("acme")
+        await nothing_goes_on()
+        check_kept(service, "acme")
+        assert service.told == ["drained acme", "ended acme", "forgotten acme"]
+        assert len(removals(store)) == 1
+        # It is deleted like any other, too.
+        await service.deletions.delete("acme")
+        await check_gone(service, "acme")
+        assert len(removals(store)) == 2
+
+    asyncio.run(scenario())
+
+
+def test_the_next_tenant_of_the_id_may_be_deleted_before_the_first_deletion_knows_its_end(store: EventStore):
+    async def scenario() -> None:
+        service = Service(store)
+        service.deletions.start()
+        await service.create("acme")
+        fail_the_end_once(service, lambda: service.create_locked("acme", events=1))
+        with pytest.raises(DeletionPendingError):
+            await service.deletions.delete("acme")
+        removal = await service.deletions.delete("acme")
+        assert removal.events_removed == 1
+        await nothing_goes_on()
+        assert [one.events_removed for one in removals(store)] == [1, EVENTS]
+        await check_gone(service, "acme")
+
+    asyncio.run(scenario())
+
+
+def test_a_deletion_whose_end_was_uncertain_ends_where_the_id_stays_free(store: EventStore):
+    async def scenario() -> None:
+        service = Service(store)
+        service.deletions.start()
+        await service.create("acme")
+        fail_the_end_once(service, lambda: asyncio.sleep(0))
+        with pytest.raises(DeletionPendingError):
+            await service.deletions.delete("acme")
+        await nothing_goes_on()
+        (removal,) = removals(store)
+        assert service.tenants.removed_by(removal.position) == "acme"
+        assert service.told == ["drained acme", "ended acme", "forgotten acme"]
+        await check_gone(service, "acme")
 
     asyncio.run(scenario())
 

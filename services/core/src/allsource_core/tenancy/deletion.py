@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Final
 
 import msgspec
@@ -20,7 +21,7 @@ from allsource_core.engine import Event as StoredEvent
 from allsource_core.engine import EventStore, NotFoundError, Removal, StoreClosedError
 from allsource_core.facts import Fact, Facts
 from allsource_core.tenancy.errors import DeletionPendingError, UnknownTenantError
-from allsource_core.tenancy.tenants import TenantDirectory
+from allsource_core.tenancy.tenants import Tenant, TenantDirectory
 
 __all__ = ["TenantContents", "TenantDeletions"]
 
@@ -50,15 +51,24 @@ class TenantContents(msgspec.Struct, frozen=True):
     forgotten: tuple[Callable[[str], Awaitable[None]], ...] = ()
 
 
+class _EndedError(Exception):
+    """The tenant is gone: the fact that it is deleted was stored by an append of which that was not known."""
+
+
 class _Deletion:
     """A deletion that goes on.
 
     Attributes:
+        tenant_id, began: which tenant: another one may get the id before it is known that this one is gone.
+        removal: of its events, once that is known.
         attempt: what comes of the attempt under way: the removal, None if it was done too long ago to be known, or the
             error that ended it.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tenant: Tenant) -> None:
+        self.tenant_id = tenant.id
+        self.began = tenant.began
+        self.removal: Removal | None = None
         self.task: asyncio.Task[None]
         self.attempt: asyncio.Future[Removal | None]
         self.begin()
@@ -100,7 +110,8 @@ class TenantDeletions:
         self._tenants = tenants
         self._contents = contents
         self._answer_seconds = answer_seconds
-        self._under_way: dict[str, _Deletion] = {}
+        # By where the tenant began.
+        self._under_way: dict[int, _Deletion] = {}
         self._running = False
         changes.listen(self._take_on)
 
@@ -130,9 +141,9 @@ class TenantDeletions:
         """
         async with self._facts.changing:
             recheck()
-            await self._tenants.begin_deletion(tenant_id)
+            tenant = await self._tenants.begin_deletion(tenant_id)
         self._take_on()
-        deletion = self._under_way.get(tenant_id)
+        deletion = self._under_way.get(tenant.began)
         if deletion is None:
             raise DeletionPendingError(f"the tenant {tenant_id!r} is being deleted; the service is about to stop")
         try:
@@ -150,19 +161,20 @@ class TenantDeletions:
     def _take_on(self) -> None:
         if not self._running:
             return
-        for tenant_id in self._tenants.deleting():
-            if tenant_id not in self._under_way:
-                deletion = self._under_way[tenant_id] = _Deletion()
-                deletion.task = asyncio.create_task(self._complete(tenant_id, deletion))
+        for tenant in map(self._tenants.find, self._tenants.deleting()):
+            if tenant.began not in self._under_way:
+                deletion = self._under_way[tenant.began] = _Deletion(tenant)
+                deletion.task = asyncio.create_task(self._complete(deletion))
 
-    async def _complete(self, tenant_id: str, deletion: _Deletion) -> None:
+    async def _complete(self, deletion: _Deletion) -> None:
         """Try until it is done."""
-        log = structlog.get_logger().bind(tenant_id=tenant_id)
+        log = structlog.get_logger().bind(tenant_id=deletion.tenant_id)
         pause = _PAUSE_SECONDS
         try:
             while True:
                 try:
-                    removal = await self._attempt(tenant_id)
+                    with suppress(_EndedError):
+                        await self._attempt(deletion)
                 except StoreClosedError as error:
                     deletion.fail(error)
                     return
@@ -173,43 +185,56 @@ class TenantDeletions:
                     pause = min(2 * pause, _PAUSE_SECONDS_MAX)
                     deletion.begin()
                 else:
+                    removal = deletion.removal
                     log.info("tenant_deleted", position=removal.position if removal is not None else None)
                     deletion.attempt.set_result(removal)
                     return
         finally:
-            del self._under_way[tenant_id]
+            del self._under_way[deletion.began]
             deletion.fail(DeletionPendingError("the service is about to stop"))
 
-    async def _attempt(self, tenant_id: str) -> Removal | None:
-        contents = self._contents
+    async def _attempt(self, deletion: _Deletion) -> None:
+        """Take every step. Before each it is looked whether the id is still this tenant's. Raises _EndedError."""
+        contents, tenant_id = self._contents, deletion.tenant_id
         for each in (*contents.drained, *contents.ended):
+            self._check(deletion)
             await each(tenant_id)
+        self._check(deletion)
         await self._facts.erase([event for find in contents.personal_events for event in find(tenant_id)])
+        self._check(deletion)
         await self._facts.erase(self._tenants.description_events(tenant_id))
         async with self._facts.changing:
+            self._check(deletion)
             await self._remove_facts(tenant_id)
-        removal = await self._remove_events(tenant_id)
+        removal = deletion.removal = await self._remove_events(deletion)
         for forget in contents.forgotten:
+            self._check(deletion)
             await forget(tenant_id)
         async with self._facts.changing:
+            self._check(deletion)
             # Nobody makes a user or a key in an inactive tenant; if somebody did, it would be somebody's in the next.
             await self._remove_facts(tenant_id)
             position, count = (None, 0) if removal is None else (removal.position, removal.events_removed)
             await self._facts.append_async([self._tenants.end_of_deletion(tenant_id, position, count)])
-        return removal
+
+    def _check(self, deletion: _Deletion) -> None:
+        if not self._tenants.in_deletion(deletion.tenant_id, deletion.began):
+            raise _EndedError
 
     async def _remove_facts(self, tenant_id: str) -> None:
         facts = [fact for find in self._contents.facts_of_removal for fact in find(tenant_id)]
         for begin in range(0, len(facts), _FACTS_MAX):
             await self._facts.append_async(facts[begin : begin + _FACTS_MAX])
 
-    async def _remove_events(self, tenant_id: str) -> Removal | None:
+    async def _remove_events(self, deletion: _Deletion) -> Removal | None:
         """Remove the events, once: an attempt that ended behind the removal left its number."""
-        removals = self._store.removals
+        self._check(deletion)
+        removals, tenant_id = self._store.removals, deletion.tenant_id
         number = self._tenants.find(tenant_id).removing
         if not number:
             number = await asyncio.to_thread(removals.number, tenant_id)
             async with self._facts.changing:
+                self._check(deletion)
                 await self._tenants.begin_removal(tenant_id, number)
         removal = removals.of_tenant(number)
         if removal is None:

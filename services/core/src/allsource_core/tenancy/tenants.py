@@ -87,6 +87,7 @@ class Tenant(msgspec.Struct, frozen=True):
         created_at, updated_at: microseconds since the epoch; 0 for one that is always there and not stored yet.
         revision: the position of the last fact about it: differs after every change, also from what other tenants of
             the same id had.
+        began: the position of the fact that made it: no other tenant has it, whatever its id; 0 as of `created_at`.
         deleting: it is being deleted, which nothing stops any more.
         removing: the number under which its events are being removed; 0 before that.
     """
@@ -100,6 +101,7 @@ class Tenant(msgspec.Struct, frozen=True):
     name: str = ""
     description: str = ""
     enabled: bool = True
+    began: int = 0
     deleting: bool = False
     removing: int = 0
 
@@ -268,8 +270,11 @@ class TenantDirectory:
 
     # --- deletion: the steps that `TenantDeletions` takes ---
 
-    async def begin_deletion(self, tenant_id: str) -> None:
+    async def begin_deletion(self, tenant_id: str) -> Tenant:
         """From now on it is active for nobody, for ever. Does nothing if that is so already.
+
+        Returns:
+            The tenant.
 
         Raises:
             UnknownTenantError, DefaultTenantError, EngineError: nothing has changed.
@@ -278,6 +283,13 @@ class TenantDirectory:
         self._facts.fold()
         if not self.find(tenant_id).deleting:
             await self._append(tenant_id, _DELETING, _Deleting())
+        return self.find(tenant_id)
+
+    def in_deletion(self, tenant_id: str, began: int) -> bool:
+        """Whether the tenant that began there is still being deleted, for certain; its id may be another's by now."""
+        self._facts.fold()
+        tenant = self._by_id.get(tenant_id)
+        return tenant is not None and tenant.deleting and tenant.began == began
 
     async def begin_removal(self, tenant_id: str, number: int) -> None:
         """Know under which number its events are, before they are removed. Raises UnknownTenantError, EngineError."""
@@ -307,7 +319,8 @@ class TenantDirectory:
         if event.event_type == _CREATED:
             created = msgspec.json.decode(event.payload, type=_Created)
             at = event.recorded_at
-            self._by_id[tenant_id] = Tenant(tenant_id, created.quotas, created.limit, at, at, event.position)
+            position = event.position
+            self._by_id[tenant_id] = Tenant(tenant_id, created.quotas, created.limit, at, at, position, began=position)
             self._sorted = None
         elif event.event_type == _DELETED:
             self._forget(tenant_id, msgspec.json.decode(event.payload, type=_Deleted))
