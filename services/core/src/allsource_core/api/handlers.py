@@ -53,8 +53,8 @@ def handlers_of(
         ),
         AppendRoutes(store, bodies, metrics, admission, services.metering),
         ReadRoutes(store, metrics, services.metering, RunningStreams(services.changes)),
-        RemovalRoutes(store),
-        RetentionRoutes(store, bodies),
+        RemovalRoutes(store, services.metering),
+        RetentionRoutes(store, bodies, services.metering),
         OperationRoutes(store, services.tenants),
         InternalRoutes(authenticator.introspect, services.changes, bodies),
     )

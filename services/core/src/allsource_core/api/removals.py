@@ -6,7 +6,7 @@ everybody else is served meanwhile.
 
 from __future__ import annotations
 
-import asyncio
+from functools import partial
 
 import structlog
 from aiohttp.web import StreamResponse
@@ -15,16 +15,22 @@ from allsource_core.api.call import Call, Handler, json_response
 from allsource_core.api.operations import removal_operation
 from allsource_core.api.requests import parse_event_id, parse_query, refuse_query
 from allsource_core.engine import EventStore, Removal
+from allsource_core.tenancy.metering import Metering
 from allsource_shared.wire.removal import EntitySelection
 
 __all__ = ["RemovalRoutes"]
 
 
 class RemovalRoutes:
-    """Handlers of ``DELETE entities/{entity_id}``, ``DELETE entities`` and ``POST events/{event_id}/erase``."""
+    """Handlers of ``DELETE entities/{entity_id}``, ``DELETE entities`` and ``POST events/{event_id}/erase``.
 
-    def __init__(self, store: EventStore) -> None:
+    Args:
+        store, metering: of the service.
+    """
+
+    def __init__(self, store: EventStore, metering: Metering) -> None:
         self._removals = store.removals
+        self._metering = metering
 
     @property
     def handlers(self) -> dict[str, Handler]:
@@ -45,14 +51,16 @@ class RemovalRoutes:
         return await self._remove_entity(call, parse_query(call, EntitySelection).entity_id)
 
     async def _remove_entity(self, call: Call, entity_id: str) -> StreamResponse:
-        removal = await asyncio.to_thread(self._removals.entity, call.principal.tenant_id, entity_id)
+        tenant_id = call.principal.tenant_id
+        removal = await self._metering.work(tenant_id, partial(self._removals.entity, tenant_id, entity_id))
         return _accepted(call, removal)
 
     async def erase_event(self, call: Call) -> StreamResponse:
         """``POST events/{event_id}/erase``."""
         refuse_query(call)
         event_id = parse_event_id(call.match.parameters["event_id"])
-        removal = await asyncio.to_thread(self._removals.event, call.principal.tenant_id, event_id)
+        tenant_id = call.principal.tenant_id
+        removal = await self._metering.work(tenant_id, partial(self._removals.event, tenant_id, event_id))
         return _accepted(call, removal)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from functools import partial
 from typing import Final
 
 import msgspec
@@ -15,6 +16,7 @@ from allsource_core.api.call import Call, Handler, json_response
 from allsource_core.api.preconditions import check_if_match
 from allsource_core.api.requests import decode_body, parse_query, refuse_query
 from allsource_core.engine import ENTITY_ID_BYTES_MAX, EventStore, Policy, name_fault
+from allsource_core.tenancy.metering import Metering
 from allsource_shared.problems import ApiError, ProblemItem
 from allsource_shared.wire.removal import PrefixSelection, RetentionBounds, RetentionList, RetentionPolicy
 
@@ -27,11 +29,16 @@ _bounds_decoder: Final = msgspec.json.Decoder(RetentionBounds)
 
 
 class RetentionRoutes:
-    """Handlers of ``retention/…``. A prefix stands in the path, or in the query string, where it may be empty."""
+    """Handlers of ``retention/…``. A prefix stands in the path, or in the query string, where it may be empty.
 
-    def __init__(self, store: EventStore, bodies: Bodies) -> None:
+    Args:
+        store, bodies, metering: of the service.
+    """
+
+    def __init__(self, store: EventStore, bodies: Bodies, metering: Metering) -> None:
         self._removals = store.removals
         self._bodies = bodies
+        self._metering = metering
         # Between comparing with `If-Match` and replacing nobody else may replace.
         self._changing = asyncio.Lock()
 
@@ -92,12 +99,15 @@ class RetentionRoutes:
             detail = "give max_age_seconds, max_count or both; DELETE ends a policy"
             raise ApiError("invalid_body", detail, errors=[ProblemItem("$", detail)])
         async with self._changing:
+            # Others may have taken long.
+            call.recheck(call)
             _check_if_match(call, self._find(call, prefix))
             await self._set(call, prefix, max_age_us=None if age is None else age * _SECOND_US, max_count=count)
         return _with_tag(RetentionPolicy(prefix, age, count))
 
     async def _delete(self, call: Call, prefix: str) -> StreamResponse:
         async with self._changing:
+            call.recheck(call)
             policy = self._find(call, prefix)
             if policy is None:
                 raise _no_policy(prefix)
@@ -107,8 +117,9 @@ class RetentionRoutes:
 
     async def _set(self, call: Call, prefix: str, *, max_age_us: int | None, max_count: int | None) -> None:
         tenant_id = call.principal.tenant_id
-        await asyncio.to_thread(
-            self._removals.set_policy, tenant_id, prefix, max_age_us=max_age_us, max_count=max_count
+        set_policy = self._removals.set_policy
+        await self._metering.work(
+            tenant_id, partial(set_policy, tenant_id, prefix, max_age_us=max_age_us, max_count=max_count)
         )
 
     def _find(self, call: Call, prefix: str) -> RetentionPolicy | None:

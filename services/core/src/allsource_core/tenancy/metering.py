@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
 
 from allsource_core.tenancy.errors import QuotaExceededError
 from allsource_core.tenancy.reservations import Reservation
 from allsource_core.tenancy.tenants import TenantDirectory
 from allsource_core.tenancy.usage import UsageLedger
 from allsource_shared.wire.events import NewEvent
+from allsource_shared.wire.tenants import Quotas
 
 __all__ = ["Metering", "accepted_bytes"]
+
+ResultT = TypeVar("ResultT")
+
+_UNLIMITED: Final = Quotas()
 
 
 class Metering:
@@ -45,6 +52,19 @@ class Metering:
                 raise
         # It costs as much as everything else here to know it exactly.
         return self._ledger.reserve(tenant_id, quotas, len(events), accepted_bytes(events))
+
+    async def work(self, tenant_id: str, work: Callable[[], ResultT]) -> ResultT:
+        """Do something to a tenant in a thread, whatever its quotas. Nobody deletes the tenant before it is done, even
+        where the caller is cancelled meanwhile.
+
+        Raises:
+            UnknownTenantError: as `append`; nothing is done. And what `work` raises.
+        """
+        self._tenants.find_open(tenant_id)
+        reservation = self._ledger.reserve(tenant_id, _UNLIMITED, 0, 0)
+        doing = asyncio.ensure_future(asyncio.to_thread(work))
+        doing.add_done_callback(lambda _doing: reservation.release())
+        return await asyncio.shield(doing)
 
     def query(self, tenant_id: str) -> None:
         """Count a query.
