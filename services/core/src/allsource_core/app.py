@@ -27,7 +27,6 @@ from allsource_core.identity.registration import FirstUser
 from allsource_core.identity.setup_token import listens_on_loopback
 from allsource_core.services import Services
 from allsource_core.settings import BootstrapAdmin, CoreSettings
-from allsource_core.tenancy.rate_limits import RateLimiter
 from allsource_shared import __version__
 from allsource_shared.core_routes import CORE_ROUTES
 from allsource_shared.openapi import openapi_document
@@ -88,7 +87,7 @@ async def serve(
         await asyncio.to_thread(services.prepare, admin)
         await services.start()
         authenticator.begin(services.credentials, services.tenants.is_open, services.key_uses.note_use)
-        admission.limit(RateLimiter(time.monotonic), services.tenants.limit_of)
+        admission.limit(services.rates, services.tenants.limit_of)
         dispatcher.add(handlers_of(services, authenticator, admission, metrics))
         if dispatcher.missing():
             raise RuntimeError(f"routes without a handler: {dispatcher.missing()}")

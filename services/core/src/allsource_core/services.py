@@ -32,6 +32,7 @@ from allsource_core.settings import BootstrapAdmin, CoreSettings
 from allsource_core.tenancy.deletion import TenantDeletions
 from allsource_core.tenancy.metering import Metering
 from allsource_core.tenancy.quotas import check_count
+from allsource_core.tenancy.rate_limits import RateLimiter
 from allsource_core.tenancy.tenants import TenantDirectory
 from allsource_core.tenancy.usage import UsageLedger
 from allsource_core.tenant_contents import tenant_contents
@@ -75,7 +76,7 @@ class Services:
         self._make_directories(Path(settings.storage.data_dir))
         self._make_tokens(verifier)
         self._make_user_services(Path(settings.storage.data_dir), first_user)
-        contents = tenant_contents(self.users, self.keys, self.sessions, self.usage)
+        contents = tenant_contents(self.users, self.keys, self.sessions, self.usage, self.rates)
         self.deletions = TenantDeletions(store, self.facts, self.tenants, changes, contents)
         # When every kind of fact has its owner.
         self.facts.fold()
@@ -91,6 +92,7 @@ class Services:
         self.tenants = TenantDirectory(self.facts, self.changes)
         self.usage = UsageLedger(self.store, derived / "usage.sqlite", system_clock)
         self.metering = Metering(self.usage, self.tenants)
+        self.rates = RateLimiter(time.monotonic)
         self.issuer = KeyIssuer(
             self.facts,
             self.keys,

@@ -11,6 +11,7 @@ from allsource_core.identity.api_keys import ApiKeyDirectory
 from allsource_core.identity.sessions import SessionDirectory
 from allsource_core.identity.users import UserDirectory
 from allsource_core.tenancy.deletion import TenantContents
+from allsource_core.tenancy.rate_limits import RateLimiter
 from allsource_core.tenancy.usage import UsageLedger
 
 __all__ = ["tenant_contents"]
@@ -19,7 +20,7 @@ _DRAIN_LOG_SECONDS: Final = 10.0
 
 
 def tenant_contents(
-    users: UserDirectory, keys: ApiKeyDirectory, sessions: SessionDirectory, usage: UsageLedger
+    users: UserDirectory, keys: ApiKeyDirectory, sessions: SessionDirectory, usage: UsageLedger, rates: RateLimiter
 ) -> TenantContents:
     """Appends under way, sessions, names of people, users with their keys wherever these work, keys, and counters."""
 
@@ -40,10 +41,13 @@ def tenant_contents(
         # In the file too, before the id may be used again.
         await usage.save()
 
+    async def forget_rate(tenant_id: str) -> None:
+        rates.forget(tenant_id)
+
     return TenantContents(
         drained=(drained,),
         ended=(end_sessions,),
         personal_events=(users.personal_events,),
         facts_of_removal=(keys.revoke_all_in, revocations_of_users, users.facts_of_removal),
-        forgotten=(forget_usage,),
+        forgotten=(forget_usage, forget_rate),
     )

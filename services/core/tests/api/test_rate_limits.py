@@ -106,6 +106,17 @@ def refused(response: httpx.Response) -> int:
     return seconds
 
 
+def test_a_tenant_made_anew_has_a_full_bucket(core: Core, root: httpx.Client, limited: Callable[[int, int], Limited]):
+    one = limited(SLOWLY, 5)
+    assert [one.left() for _ in range(6)] == [4, 3, 2, 1, 0, -1]
+    root.delete(f"{TENANTS}/{one.id}").raise_for_status()
+    root.post(TENANTS, json={"id": one.id, "name": "Next", "tier": "unlimited"}).raise_for_status()
+    one.limit(SLOWLY, 5)
+    made = root.post(KEYS, json={"name": "k", "role": "developer", "tenant_id": one.id}).json()
+    with core.client({"X-API-Key": made["key"]}) as client:
+        assert client.get(QUERY).headers[REMAINING] == "4"
+
+
 @pytest.mark.parametrize("row", AUTHENTICATED)
 def test_every_authenticated_answer_says_what_is_left(limited: Callable[[int, int], Limited], row: Any):
     """Whatever it answers, at what the route costs. The key may do less than half of it, and sends nonsense."""
