@@ -166,6 +166,7 @@ class Services:
             check_password=self.sign_in.proves,
             revoke_keys=self.keys.revoke_all_of,
             end_sessions=self.sessions.end_all,
+            tenant_is_open=self.tenants.is_open,
         )
 
     def prepare(self, admin: BootstrapAdmin | None) -> None:

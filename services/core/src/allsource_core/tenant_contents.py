@@ -49,5 +49,6 @@ def tenant_contents(
         ended=(end_sessions,),
         personal_events=(users.personal_events,),
         facts_of_removal=(keys.revoke_all_in, revocations_of_users, users.facts_of_removal),
+        erased=(users.erase_deleted,),
         forgotten=(forget_usage, forget_rate),
     )

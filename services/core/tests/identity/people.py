@@ -80,6 +80,7 @@ class People:
             check_password=check_password,
             revoke_keys=lambda user_id: [Fact(f"api-keys-of-user:{user_id}", "api-keys.revoked", Nothing())],
             end_sessions=end_sessions,
+            tenant_is_open=lambda tenant_id: tenant_id in self.tenants,
         )
         self.facts.fold()
 

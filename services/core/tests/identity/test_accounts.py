@@ -179,6 +179,24 @@ class TestChanging:
             run(changes[change]())
         assert people.ended == ([] if change == "role" else [(ann.id, "")])
 
+    def test_nobody_of_a_tenant_that_is_being_deleted_is_changed(self, people: People, root: User):
+        bob = people.add("bob", Role.DEVELOPER, "acme", password=PASSWORD)
+        people.tenants.discard("acme")
+        position = people.store.last_position
+        for change in ({"email": "a@b"}, {"role": Role.READONLY}, {"active": False}):
+            with pytest.raises(IdentityRuleError) as caught:
+                run(people.accounts.change(bob.id, by=principal(user=root), **change))
+            assert caught.value.code == "not_found"
+        by = principal(Role.DEVELOPER, bob, "acme")
+        with pytest.raises(IdentityRuleError) as caught:
+            run(people.accounts.change_password(by, current=PASSWORD, new=NEW, address=""))
+        assert caught.value.code == "not_found"
+        assert people.store.last_position == position
+        assert people.ended == []
+        # Being forgotten is what is to become of it anyway.
+        run(people.accounts.delete(bob.id, by=principal(user=root)))
+        assert profiles(people, bob.id) == [True]
+
 
 class TestDeleting:
     def test_the_name_is_erased_and_free(self, people: People, root: User, ann: User):

@@ -114,6 +114,8 @@ async def test_a_clock_that_was_far_ahead_does_not_keep_sessions_for_ever(
     # Those of a minute, and of the thousand since it was last seen to.
     assert len(sessions) <= 1061
     assert sessions.is_alive(ahead.id, "ann")
+
+
 async def test_a_session_begins_no_sooner_than_it_may(sessions: SessionDirectory):
     session, _ = await sessions.create("ann", not_before=2**60, **FROM)
     assert session.created_at == 2**60

@@ -13,6 +13,7 @@ from msgspec import Raw
 
 from allsource_core.changes import Changes
 from allsource_core.engine import AppendUncertainError, EventStore, Removal, StoreReadOnlyError
+from allsource_core.engine import Event as StoredEvent
 from allsource_core.facts import DEFAULT_TENANT, SYSTEM_TENANT, Fact, Facts
 from allsource_core.identity.users import UserDirectory
 from allsource_core.tenancy.deletion import TenantContents, TenantDeletions
@@ -42,6 +43,7 @@ class Service:
             ended=(self._note("ended"),),
             personal_events=(self.users.personal_events,),
             facts_of_removal=(self.users.facts_of_removal,),
+            erased=(self.users.erase_deleted,),
             forgotten=(self._note("forgotten"),),
         )
         self.deletions = TenantDeletions(
@@ -245,6 +247,29 @@ def test_a_service_that_stops_leaves_the_deletion_to_the_next_one(store: EventSt
         second.deletions.start()
         await second.gone("acme")
         await check_gone(second, "acme")
+
+    asyncio.run(scenario())
+
+
+def test_what_names_people_is_erased_however_late_it_was_stored(store: EventStore):
+    async def scenario() -> None:
+        service = Service(store)
+        service.deletions.start()
+        await service.create("acme")
+        ann = service.users.named("ann of acme")
+        assert ann is not None
+        erase = service.facts.erase
+
+        async def erase_and_change(events: Sequence[StoredEvent]) -> None:
+            service.facts.erase = erase  # type: ignore[method-assign]
+            await erase(events)
+            async with service.facts.changing:
+                await service.users.change(ann.id, email="late@acme")
+
+        service.facts.erase = erase_and_change  # type: ignore[method-assign]
+        await service.deletions.delete("acme")
+        assert b"late@acme" not in stored_facts(store)
+        await check_gone(service, "acme")
 
     asyncio.run(scenario())
 

@@ -34,6 +34,8 @@ class Accounts:
         check_password: compares the password that a user gives for the current one.
         revoke_keys: facts that end the API keys of a user id; stored together with its deletion.
         end_sessions: called, without any lock, whenever sessions of a user are not to go on.
+        tenant_is_open: whether there is such a tenant, and it is not being deleted; its users don't change any more
+            then.
     """
 
     def __init__(
@@ -46,6 +48,7 @@ class Accounts:
         check_password: CheckPassword,
         revoke_keys: Callable[[str], Sequence[Fact]],
         end_sessions: EndSessions,
+        tenant_is_open: Callable[[str], bool],
     ) -> None:
         self._users = users
         self._passwords = passwords
@@ -54,6 +57,7 @@ class Accounts:
         self._check_password = check_password
         self._revoke_keys = revoke_keys
         self._end_sessions = end_sessions
+        self._tenant_is_open = tenant_is_open
 
     async def change(
         self,
@@ -73,7 +77,8 @@ class Accounts:
         Raises:
             UnknownUserError: there is no such user.
             IdentityRuleError: ``forbidden`` for a role with permissions that the caller lacks, and where an API key
-                would change or make an administrator; ``last_admin``, ``admin_outside_default``.
+                would change or make an administrator; ``last_admin``, ``admin_outside_default``; ``not_found`` where
+                the user's tenant is being deleted.
             InvalidUserError: a field is wrong, or the password too weak.
             SignInQueueFullError: too many passwords wait to be hashed.
             EngineError: as `EventStore.append`.
@@ -91,7 +96,9 @@ class Accounts:
         async with self._changing(user_id, ends_sessions=password is not None or active is False):
             recheck()
             # It may have become an administrator meanwhile.
-            _check_may_administrate(by, self._users.find(user_id), role)
+            user = self._users.find(user_id)
+            _check_may_administrate(by, user, role)
+            self._check_stays(user)
             user = await self._users.change(
                 user_id, role=role, active=active, email=email, password_hash=password_hash, must_change=True
             )
@@ -148,6 +155,7 @@ class Accounts:
         Raises:
             InvalidCredentialsError: `current` is not the password, or there is no such user any more.
             InvalidUserError: the new password is too weak, or the current one.
+            IdentityRuleError: ``not_found``: the user's tenant is being deleted.
             SignInQueueFullError: too many passwords wait.
             EngineError: as `EventStore.append`.
         """
@@ -168,6 +176,7 @@ class Accounts:
             if user is None or user.password_hash != known_hash:
                 # Somebody else has set another one meanwhile.
                 raise InvalidCredentialsError
+            self._check_stays(user)
             await self._users.change(user_id, password_hash=password_hash, keeps=by.session_id)
         structlog.get_logger().info("own_credential_changed", user_id=user_id)
 
@@ -185,6 +194,11 @@ class Accounts:
             raise
         if ends_sessions:
             await self._end_sessions(user_id, keeps)
+
+    def _check_stays(self, user: User) -> None:
+        """Have nothing stored of people whose names are being erased."""
+        if not self._tenant_is_open(user.tenant_id):
+            raise IdentityRuleError("not_found", f"the tenant {user.tenant_id!r} of this user is being deleted")
 
 
 def _check_may_administrate(by: Principal, user: User, role: Role | None = None) -> None:

@@ -41,6 +41,7 @@ class TenantContents(msgspec.Struct, frozen=True):
         ended: end what is alive: sessions.
         personal_events: facts that are to be erased, as they name people.
         facts_of_removal: facts after which there is none of it any more: users, keys.
+        erased: erase what names people and was stored too late to be among `personal_events`.
         forgotten: forget what was counted.
     """
 
@@ -48,6 +49,7 @@ class TenantContents(msgspec.Struct, frozen=True):
     ended: tuple[Callable[[str], Awaitable[None]], ...] = ()
     personal_events: tuple[Callable[[str], list[StoredEvent]], ...] = ()
     facts_of_removal: tuple[Callable[[str], list[Fact]], ...] = ()
+    erased: tuple[Callable[[], Awaitable[None]], ...] = ()
     forgotten: tuple[Callable[[str], Awaitable[None]], ...] = ()
 
 
@@ -206,6 +208,8 @@ class TenantDeletions:
         async with self._facts.changing:
             self._check(deletion)
             await self._remove_facts(tenant_id)
+        for erase in contents.erased:
+            await erase()
         removal = deletion.removal = await self._remove_events(deletion)
         for forget in contents.forgotten:
             self._check(deletion)
