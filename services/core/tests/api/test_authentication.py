@@ -125,6 +125,12 @@ def test_a_token_may_stand_in_x_api_key(anonymous: httpx.Client):
     assert anonymous.get(QUERY, headers={"X-API-Key": token()}).status_code == 200
 
 
+def test_a_header_that_is_remembered_is_no_credential_by_itself(anonymous: httpx.Client):
+    header = bearer("developer")["Authorization"]
+    assert anonymous.get(QUERY, headers={"Authorization": header}).status_code == 200
+    refusal(anonymous.get(QUERY, headers={"X-API-Key": header}), 401, "unauthorized")
+
+
 def test_two_authorization_headers_are_refused(anonymous: httpx.Client):
     good = f"Bearer {token()}"
     response = anonymous.get(QUERY, headers=[("Authorization", good), ("authorization", good)])

@@ -79,7 +79,7 @@ class Authenticator:
         if sent is None:
             principal = self._credentials.identify(_api_key(request)).principal
         elif len(sent) == 1:
-            principal = self._credentials.identify(sent[0], _bearer).principal
+            principal = self._credentials.identify(_bearer(sent[0])).principal
         else:
             raise ApiError("unauthorized", "there is more than one Authorization header")
         if principal.key_id:
