@@ -8,8 +8,10 @@ sees. What is not claimed: that the share is the same where the network is slowe
 
 from __future__ import annotations
 
+import http
 import json
 import statistics
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -33,8 +35,8 @@ _QUOTAS: Final = {
 }
 _LIMITS: Final = {"requests_per_minute": 10**9, "burst": 10**9}
 _PAIRS: Final = 40
-_SIGN_IN_CONNECTIONS: Final = 8
-"""Of one account at one address as many may be under way at a time before the next one has to wait."""
+_SIGN_IN_CONNECTIONS: Final = 4
+"""As many as one account may have under way: enough to keep both threads busy that check passwords."""
 _STALL_MS: Final = 500
 """Longer than this an event must not take, whatever goes on."""
 
@@ -60,6 +62,20 @@ def limited_writer(core: CoreService) -> str:
 
 def _credentials(name: str) -> dict[str, str]:
     return {"username": name, "password": _PASSWORD}
+
+
+def check(guarded: CoreService, unguarded: CoreService) -> None:
+    """See that one is guarded and the other is not. Raises RuntimeError."""
+    with urllib.request.urlopen(f"{unguarded.url}/api/v1/events/query?limit=1") as answer:
+        left = [name for name in answer.headers if name.lower().startswith("x-ratelimit")]
+    if left:
+        raise RuntimeError(f"something still guards the core that nothing should: {left}")
+    try:
+        urllib.request.urlopen(f"{guarded.url}/api/v1/events/query?limit=1").close()
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.UNAUTHORIZED:
+            return
+    raise RuntimeError("nothing guards the core that everything should")
 
 
 class _Run(msgspec.Struct, frozen=True):
@@ -152,6 +168,7 @@ def main() -> None:
         ):
             guarded.start()
             unguarded.start()
+            check(guarded, unguarded)
             token = limited_writer(guarded)
             overhead(guarded, unguarded, token, small=small)
             sign_ins(guarded, token, small=small)
