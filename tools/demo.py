@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Final
 
+from allsource_shared.configuration import ConfigurationError
 from examples.flights.demo import run_demo
 from examples.flights.gateway import GatewayError
 from tools.development import DEV_DIR, prepare
@@ -37,7 +38,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         _demonstrate(options.dev_dir, options.limit)
-    except (StackError, GatewayError, OSError) as error:
+    except (ConfigurationError, StackError, GatewayError, OSError) as error:
         print(f"make demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

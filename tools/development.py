@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from allsource_shared.configuration import variable_name
+from allsource_shared.configuration import ConfigurationError, variable_name
 
 __all__ = ["DEV_DIR", "Development", "is_configured", "prepare", "secret_file"]
 
@@ -47,6 +47,7 @@ def prepare(dev_dir: Path, *, config: Path | None, environ: Mapping[str, str], f
         flags: ``section.key=value`` of the command line.
 
     Raises:
+        ConfigurationError: the master key of the data in `dev_dir` is gone; another one would open nothing.
         OSError: if `dev_dir` can't be made or written.
     """
     dev_dir.mkdir(parents=True, exist_ok=True)
@@ -57,6 +58,8 @@ def prepare(dev_dir: Path, *, config: Path | None, environ: Mapping[str, str], f
         return not is_configured(section, key, config=config, environ=environ, flags=flags)
 
     if missing("auth", "master_key"):
+        if missing("storage", "data_dir"):
+            _check_master_key(dev_dir)
         result[f"{variable_name('auth', 'master_key')}_FILE"] = str(secret_file(dev_dir, "master-key"))
     if missing("gateway", "key"):
         result[f"{variable_name('gateway', 'key')}_FILE"] = str(secret_file(dev_dir, "gateway-key"))
@@ -101,6 +104,16 @@ def secret_file(directory: Path, name: str) -> Path:
         draft.rename(path)
     path.chmod(_PRIVATE_FILE)
     return path
+
+
+def _check_master_key(dev_dir: Path) -> None:
+    """Refuse to make a second master key for data that a first one sealed."""
+    key, data = dev_dir / "master-key", dev_dir / "data"
+    # Data of a release that had no master key has no `derived` either.
+    if (data / "derived").exists() and not key.exists():
+        raise ConfigurationError(
+            [f"{key} is gone, and {data} opens with that key alone: put it back, or remove {data} to begin anew"]
+        )
 
 
 def _read_document(config: Path | None) -> dict[str, dict[str, Any]]:

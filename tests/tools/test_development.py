@@ -3,6 +3,9 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
+import pytest
+
+from allsource_shared.configuration import ConfigurationError
 from tools.development import prepare
 
 MASTER_KEY = "ALLSOURCE_AUTH__MASTER_KEY"
@@ -67,3 +70,25 @@ def test_the_users_own_password_file_is_the_one_that_is_shown(tmp_path: Path) ->
 def test_a_file_that_cannot_be_read_is_left_for_the_services_to_report(tmp_path: Path) -> None:
     development = prepare(tmp_path / "dev", config=tmp_path / "none.toml", environ={}, flags=[])
     assert f"{MASTER_KEY}_FILE" in development.environ
+
+
+def test_a_lost_master_key_is_not_replaced_where_there_is_data(tmp_path: Path) -> None:
+    prepare(tmp_path, config=None, environ={}, flags=[])
+    (tmp_path / "data" / "derived").mkdir(parents=True)
+    prepare(tmp_path, config=None, environ={}, flags=[])
+    key = tmp_path / "master-key"
+    key.unlink()
+    with pytest.raises(ConfigurationError) as refused:
+        prepare(tmp_path, config=None, environ={}, flags=[])
+    assert str(key) in refused.value.problems[0]
+    assert str(tmp_path / "data") in refused.value.problems[0]
+    assert not key.exists()
+    # Neither data elsewhere nor a key of the user's own is concerned.
+    prepare(tmp_path, config=None, environ={MASTER_KEY: "mine"}, flags=[])
+    prepare(tmp_path, config=None, environ={}, flags=["storage.data_dir=elsewhere"])
+
+
+def test_data_from_before_there_were_master_keys_gets_one(tmp_path: Path) -> None:
+    (tmp_path / "data" / "log").mkdir(parents=True)
+    prepare(tmp_path, config=None, environ={}, flags=[])
+    assert (tmp_path / "master-key").exists()
