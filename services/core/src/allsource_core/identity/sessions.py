@@ -63,8 +63,7 @@ class SessionDirectory:
         path: of the file of sessions. Read here, which blocks.
         tokens: makes refresh tokens.
         changes: told of every session that has ended.
-        lifetime_seconds: a session ends so long after it was begun or last refreshed; at least as long as an access
-            token lives.
+        lifetime_seconds: of a session since it was begun or last refreshed; at least that of an access token.
         wall_clock: seconds since the epoch.
         clock: seconds that never go back.
 
@@ -255,8 +254,6 @@ class SessionDirectory:
         except SessionsUnavailableError as error:
             structlog.get_logger().warning("sessions_not_stored", error=str(error))
         self._file.close()
-
-    # --- in memory ---
 
     def _now(self) -> int:
         return int(self._wall_clock() * _MICROSECONDS)
