@@ -8,7 +8,7 @@ import pytest
 from aiohttp.web import BaseRequest
 from multidict import CIMultiDict
 
-from allsource_core.api.addresses import caller_address
+from allsource_core.api.addresses import caller_address, is_local
 
 KEY = "a-key-of-the-gateway"
 
@@ -58,3 +58,15 @@ def test_an_address_has_one_form():
     assert address(peer="::ffff:192.0.2.7") == "192.0.2.7"
     assert address(peer="2001:db8:0:0::1") == "2001:db8::1"
     assert address(peer=None) == ""
+
+
+@pytest.mark.parametrize("key", [KEY, ""])
+def test_a_gateway_with_another_key_makes_nobody_local(key: str):
+    def local(*headers: tuple[str, str]) -> bool:
+        return is_local(Mock(BaseRequest, remote="127.0.0.1", headers=CIMultiDict(headers)), key)
+
+    assert local()
+    assert not local(("X-Gateway-Key", "another"), ("X-Forwarded-For", "127.0.0.1"))
+    assert not local(PROOF, PROOF)
+    assert local(PROOF, ("X-Forwarded-For", "::1")) == (key == KEY)
+    assert not local(PROOF, ("X-Forwarded-For", "198.51.100.1"))

@@ -49,6 +49,14 @@ def by_admin(service: Core) -> Any:
         yield client
 
 
+def test_nobody_becomes_the_first_through_a_gateway_that_the_core_does_not_believe(start: Start):
+    core = start(environ=NOBODY).ready()
+    with core.client({}) as client:
+        strange = {"X-Gateway-Key": "of another installation", "X-Forwarded-For": "127.0.0.1"}
+        refusal(client.post(REGISTER, json=wanted(), headers=strange), 401, "unauthorized")
+        assert client.post(REGISTER, json=wanted()).status_code == 201
+
+
 def test_the_first_becomes_administrator_and_nobody_after_it(start: Start):
     core = start(environ=NOBODY).ready()
     assert not (core.data / "setup-token").exists()

@@ -8,9 +8,10 @@ from typing import Final
 
 from aiohttp.web import BaseRequest
 
+from allsource_core.identity.setup_token import is_loopback
 from allsource_shared.wire.internal import GATEWAY_KEY_HEADER
 
-__all__ = ["FORWARDED_HEADER", "caller_address", "is_of_gateway"]
+__all__ = ["FORWARDED_HEADER", "caller_address", "is_local", "is_of_gateway"]
 
 FORWARDED_HEADER: Final = "X-Forwarded-For"
 
@@ -33,6 +34,17 @@ def caller_address(request: BaseRequest, gateway_key: str) -> str:
         forwarded = request.headers.getall(FORWARDED_HEADER, [])
         return (_address(forwarded[-1].rpartition(",")[2].strip()) if forwarded else None) or ""
     return _address(request.remote or "") or ""
+
+
+def is_local(request: BaseRequest, gateway_key: str) -> bool:
+    """Whether somebody on this machine made a request; arguments as of `caller_address`.
+
+    A gateway with another key than ours has callers of its own, whose addresses can't be believed: they are from
+    anywhere, though the gateway may be on this machine.
+    """
+    if GATEWAY_KEY_HEADER in request.headers and not is_of_gateway(request, gateway_key):
+        return False
+    return is_loopback(caller_address(request, gateway_key))
 
 
 def is_of_gateway(request: BaseRequest, gateway_key: str) -> bool:

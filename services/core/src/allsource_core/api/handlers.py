@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from allsource_core.api.addresses import caller_address
+from allsource_core.api.addresses import caller_address, is_local
 from allsource_core.api.admission import Admission
 from allsource_core.api.api_keys import ApiKeyRoutes
 from allsource_core.api.appends import AppendRoutes
@@ -42,6 +42,7 @@ def handlers_of(
             bodies,
             admission.identify,
             address,
+            is_local=partial(is_local, gateway_key=settings.gateway.key),
             anonymous_per_minute=settings.auth.open_registrations_per_minute,
         ),
         UserRoutes(services.users, services.accounts, bodies, describe_key=keys.describe, address=address),

@@ -16,7 +16,6 @@ from allsource_core.api.call import Call, Handler, json_response
 from allsource_core.api.requests import decode_body, note_unknown_fields, refuse_query
 from allsource_core.identity.principals import Principal
 from allsource_core.identity.registration import Registrar
-from allsource_core.identity.setup_token import is_loopback
 from allsource_core.identity.throttle import network_of
 from allsource_core.tenancy.rate_limits import RateLimit, RateLimiter
 from allsource_shared.problems import ApiError
@@ -44,6 +43,7 @@ class RegistrationRoutes:
         bodies: reads bodies.
         identify: finds out who sends a request that has a credential.
         address: where a request comes from.
+        is_local: whether that is this machine.
         anonymous_per_minute: registrations without a credential that are looked at in a minute.
     """
 
@@ -54,12 +54,14 @@ class RegistrationRoutes:
         identify: Callable[[Call], None],
         address: Callable[[BaseRequest], str],
         *,
+        is_local: Callable[[BaseRequest], bool],
         anonymous_per_minute: int,
     ) -> None:
         self._registrar = registrar
         self._bodies = bodies
         self._identify = identify
         self._address = address
+        self._is_local = is_local
         self._limit = RateLimit(anonymous_per_minute, anonymous_per_minute)
         of_address = max(1, anonymous_per_minute // _ADDRESSES_MIN)
         self._limit_of_address = RateLimit(of_address, of_address)
@@ -89,7 +91,7 @@ class RegistrationRoutes:
         if by is None:
             self._slow_down(address)
         user = await self._registrar.register(
-            wanted, by, is_local=is_loopback(address), again=lambda: self._caller(call)
+            wanted, by, is_local=self._is_local(call.request), again=lambda: self._caller(call)
         )
         return json_response(RegisteredUser(user.id, user.username, user.email, user.role, user.tenant_id), 201)
 
