@@ -146,7 +146,6 @@ class TenantRoutes:
             # The first append under it needs the bytes that are kept, and is told if they can't be counted.
             with suppress(CorruptionError, OSError):
                 await self._usage.count(self._tenants.find(tenant_id).id)
-            call.recheck(call)
         async with self._facts.changing:
             call.recheck(call)
             self._check_if_match(call, tenant_id)
