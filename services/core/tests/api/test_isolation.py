@@ -130,7 +130,7 @@ def values(name: str, operation: str, asking: World, asked: World) -> st.SearchS
     }
     own = [*asking.ids.get(name, ()), *asked.ids.get(name, ())]
     if name not in shared and not own:
-        raise NotImplementedError(f"{operation} takes {name}: say in `values` what it can be")
+        raise LookupError(f"{operation} takes {name}: say in `values` what it can be")
     candidates = [*shared.get(name, ()), *own]
     chosen = st.sampled_from(candidates)
     return st.lists(chosen, max_size=2, unique=True) if name == "tag" else chosen
