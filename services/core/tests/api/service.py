@@ -69,8 +69,8 @@ def new_tenant(client: httpx.Client, **quotas: Any) -> str:
 
 
 def until(holds: Callable[[], bool]) -> None:
-    """Wait for something that comes by itself, 30 seconds at most."""
-    deadline = time.monotonic() + 30
+    """Wait for something that comes by itself, a minute at most."""
+    deadline = time.monotonic() + 60
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.05)
