@@ -150,9 +150,12 @@ def test_successes_and_refusals_of_every_kind_say_what_is_left(limited: Callable
         (client.get(QUERY, headers=[("X-Tenant-ID", one.id), ("X-Tenant-ID", "default")]), 400),
         (client.post(REGISTER, json={"username": "x", "password": "a password of nobody"}), 403),
     ]
-    for number, (response, status) in enumerate(answers, start=1):
+    taken = 0
+    for response, status in answers:
         assert response.status_code == status, response.text
-        assert (response.headers[LIMIT], response.headers[REMAINING]) == ("50", str(50 - number)), response.url
+        # A stream of lines takes nine more than a page.
+        taken += 10 if response.headers["Content-Type"].startswith(NDJSON["Content-Type"]) else 1
+        assert (response.headers[LIMIT], response.headers[REMAINING]) == ("50", str(50 - taken)), response.url
 
 
 def test_answers_of_a_tenant_without_limit_say_so(root: httpx.Client):

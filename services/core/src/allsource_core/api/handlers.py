@@ -53,7 +53,7 @@ def handlers_of(
             services.tenants, services.facts, services.deletions, services.usage, services.keys.active_in, bodies
         ),
         AppendRoutes(store, bodies, metrics, admission, services.metering),
-        ReadRoutes(store, metrics, services.metering, RunningStreams(services.changes)),
+        ReadRoutes(store, metrics, admission, services.metering, RunningStreams(services.changes)),
         RemovalRoutes(store, services.metering),
         RetentionRoutes(store, bodies, services.metering),
         OperationRoutes(store, services.tenants),

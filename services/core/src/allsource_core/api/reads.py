@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import hdrs
 from aiohttp.web import StreamResponse
 
-from allsource_core.api.admission import set_rate_headers
+from allsource_core.api.admission import Admission, set_rate_headers
 from allsource_core.api.answers import write_in_time
 from allsource_core.api.call import Call, Handler, encoded_response
 from allsource_core.api.cursors import decode_cursor, encode_cursor
@@ -57,12 +57,24 @@ _PIECE_EVENTS_MAX: Final = 1024
 """Events that are written out, in about a millisecond, before others get their turn."""
 
 
+_STREAM_TOKENS: Final = 9
+"""That a stream of everything costs more than a page."""
+
+
 class ReadRoutes:
     """Handlers of ``GET events/query`` and ``GET events/{event_id}``."""
 
-    def __init__(self, store: EventStore, metrics: CoreMetrics, metering: Metering, streams: RunningStreams) -> None:
+    def __init__(
+        self,
+        store: EventStore,
+        metrics: CoreMetrics,
+        admission: Admission,
+        metering: Metering,
+        streams: RunningStreams,
+    ) -> None:
         self._store = store
         self._metrics = metrics
+        self._admission = admission
         self._metering = metering
         self._streams = streams
         self._waiting: Counter[str] = Counter()
@@ -81,6 +93,8 @@ class ReadRoutes:
         parameters = parse_query(call, QueryParameters)
         media = preferred_type(call)
         query = _to_query(parameters)
+        if media == NDJSON:
+            self._admission.charge_more(call, _STREAM_TOKENS)
         self._metering.query(call.principal.tenant_id)
         await self._caught_up(call, parameters)
         started = time.perf_counter()
