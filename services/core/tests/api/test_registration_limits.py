@@ -12,7 +12,7 @@ from allsource_shared.problems import ApiError
 
 def admitted(*addresses: str) -> int:
     """How many of so many who register from these addresses at once are let through."""
-    routes = RegistrationRoutes(Mock(), Mock(), Mock(), Mock(), anonymous_per_minute=60)
+    routes = RegistrationRoutes(Mock(), Mock(), Mock(), Mock(), is_local=Mock(), anonymous_per_minute=60)
     count = 0
     for address in addresses:
         try:
