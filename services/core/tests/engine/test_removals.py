@@ -365,6 +365,15 @@ def test_a_removal_is_not_finished_while_a_reader_holds_the_segment(
     assert files_with(site.path, needle) == []
 
 
+def test_an_error_that_somebody_keeps_holds_no_removal_up(site: Site) -> None:
+    stored = append_secret(site, secret())
+    site.seal()
+    with pytest.raises(NotFoundError) as _kept:
+        site.store.removals.event(TENANT, UUID(int=9))
+    remove_entity(site.store, stored)
+    site.finish()
+
+
 def test_a_removal_is_not_finished_while_the_log_holds_what_was_removed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from allsource_core.engine.errors import NotFoundError
+from allsource_core.engine.errors import EngineError, NotFoundError
 from allsource_core.engine.log_format import (
     AnyControlRecord,
     EntityRemoved,
@@ -252,11 +252,20 @@ class RemovalRequests:
         self._check_open()
         made: list[AnyControlRecord] = []
         while not made:
-            view = self._parts.catalog.view
-            make = look(view, self._parts.sequencer.numbers.key(tenant_id))
-            self._parts.path.append_controls([partial(self._make_if_present, view, make, made)])
+            try:
+                self._look_and_append(tenant_id, look, made)
+            except EngineError as error:
+                # Its frames have a view, whose files nothing is removed from while somebody keeps the error.
+                raise error.with_traceback(None) from error.__cause__
         self._on_removed()
         return self._parts.catalog.removals[made[0].position]
+
+    def _look_and_append(
+        self, tenant_id: str, look: Callable[[View, TenantKey], _Make], made: list[AnyControlRecord]
+    ) -> None:
+        view = self._parts.catalog.view
+        make = look(view, self._parts.sequencer.numbers.key(tenant_id))
+        self._parts.path.append_controls([partial(self._make_if_present, view, make, made)])
 
     def _make_if_present(
         self, view: View, make: _Make, made: list[AnyControlRecord], position: int, recorded_at: int

@@ -64,7 +64,11 @@ class Metering:
         reservation = self._ledger.reserve(tenant_id, _UNLIMITED, 0, 0)
         doing = asyncio.ensure_future(asyncio.to_thread(work))
         doing.add_done_callback(lambda _doing: reservation.release())
-        return await asyncio.shield(doing)
+        try:
+            return await asyncio.shield(doing)
+        finally:
+            # The task has the error whose frames have the task: whatever they hold would stay until a collection.
+            del doing
 
     def query(self, tenant_id: str) -> None:
         """Count a query.
