@@ -3,6 +3,8 @@
 
 SHELL := /bin/sh
 PYTHON ?= python3
+# Test processes. Tests wait as much as they compute: three of them keep two cores busy.
+WORKERS ?= 3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
@@ -28,8 +30,8 @@ down: ## Stop the Compose deployment; the data volume stays
 	$(COMPOSE) down
 
 ##@ Develop
-test: $(VENV)/.dev ## Run every test
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev ## Run every test, in WORKERS=3 processes; each file of tests in one of them
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
 
 check: $(VENV)/.dev ## Lint, format check, types, import rules, house rules, generated docs up to date
 	$(BIN)/ruff check $(SOURCES)
