@@ -59,7 +59,7 @@ if __name__ == "__main__":
         (UsageLedger, "save", _nothing_later),
         (CoreMetrics, "answered", _nothing),
         (CoreMetrics, "appended", _nothing),
-        (dispatcher, "set_rate_headers", _nothing),
+        (dispatcher, "rate_lines", lambda *_: ""),
     ):
         setattr(unguarded, name, instead)
     sys.exit(main())

@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, MutableMapping
-from typing import Final
-
-from multidict import istr
+from collections.abc import Callable
 
 from allsource_core.api.authentication import Authenticator
 from allsource_core.api.call import Call
+from allsource_core.api.standings import Standings
 from allsource_core.changes import Changes
+from allsource_core.identity.principals import Principal
 from allsource_core.tenancy.rate_limits import RateLimit, RateLimiter, Verdict
+from allsource_shared.permissions import Permission
 from allsource_shared.problems import ApiError
 from allsource_shared.routes import Access
 
-__all__ = ["Admission", "set_rate_headers"]
-
-_UNLIMITED: Final = str(2**31 - 1)
-"""What the headers say where there is no limit: clients read a number there."""
-# As keys that are spelt the same whatever their case: what is set here, every answer pays for.
-_LIMIT: Final = istr("X-RateLimit-Limit")
-_REMAINING: Final = istr("X-RateLimit-Remaining")
-_RESET: Final = istr("X-RateLimit-Reset")
+__all__ = ["Admission"]
 
 
 class Admission:
@@ -39,6 +32,7 @@ class Admission:
     def __init__(self, authenticator: Authenticator, changes: Changes) -> None:
         self._authenticator = authenticator
         self._changes = changes
+        self._standings = Standings(changes)
         self._limiter = RateLimiter(time.monotonic)
         self._limit_of: Callable[[str], RateLimit | None] = lambda _tenant_id: None
 
@@ -54,13 +48,22 @@ class Admission:
             ApiError: as `Authenticator.identify` and `Authenticator.check`; ``rate_limited``. Without a credential
                 ``reserved_tenant``.
         """
-        authenticator, route = self._authenticator, call.match.route
-        # Most routes ask for a permission. `isinstance` of an enumeration takes longer than the rest of this line.
-        if type(route.access) is Access and self._is_open(call):
-            authenticator.refuse_reserved_tenants(call.request)
+        access = call.match.route.access
+        # Most routes ask for a permission, and most callers were here before.
+        if type(access) is Permission:
+            standing = self._standings.find(call.request.headers)
+            if standing is not None and access in standing.permissions:
+                call.revision = self._changes.revision
+                principal = call.caller = standing.principal
+                if principal.key_id:
+                    self._authenticator.note_use(principal.key_id)
+                self._charge(call, principal, standing.limit)
+                return
+        elif self._is_open(call):
+            self._authenticator.refuse_reserved_tenants(call.request)
             return
         self.identify(call)
-        authenticator.check(call.principal, route)
+        self._authenticator.check(call.principal, call.match.route)
 
     def identify(self, call: Call) -> None:
         """Find out who calls, and have its tenant pay for it. Also for routes that ask for no credential, but get one.
@@ -72,12 +75,18 @@ class Admission:
         call.revision = self._changes.revision
         caller = call.caller = authenticator.caller(call.request)
         limit = self._limit_of(caller.home_tenant_id)
-        if limit is not None and call.match.route.cost:
-            verdict = call.verdict = self._limiter.take(caller.home_tenant_id, limit, call.match.route.cost)
-            if verdict.retry_after:
-                raise _rate_limited(verdict, limit)
+        self._standings.remember(call.request.headers, caller, limit)
+        self._charge(call, caller, limit)
         # Afterwards: whoever names a tenant that is not for them pays like everybody.
         call.caller = authenticator.enter(call.request, caller)
+
+    def _charge(self, call: Call, caller: Principal, limit: RateLimit | None) -> None:
+        """Have the caller's own tenant pay for a call. Raises ApiError: ``rate_limited``."""
+        cost = call.match.route.cost
+        if limit is not None and cost:
+            verdict = call.verdict = self._limiter.take(caller.home_tenant_id, limit, cost)
+            if verdict.retry_after:
+                raise _rate_limited(verdict, limit)
 
     def _is_open(self, call: Call) -> bool:
         """Whether a call needs no principal."""
@@ -122,14 +131,3 @@ def _rate_limited(verdict: Verdict, limit: RateLimit) -> ApiError:
         f"the tenant calls faster than {limit.requests_per_minute} requests a minute; wait {seconds} s",
         headers={"Retry-After": str(seconds)},
     )
-
-
-def set_rate_headers(headers: MutableMapping[str, str], verdict: Verdict | None) -> None:
-    """Add the ``X-RateLimit-*`` headers: tokens that the bucket holds, that are left, and seconds until it is full."""
-    if verdict is None:
-        headers[_LIMIT] = headers[_REMAINING] = _UNLIMITED
-        headers[_RESET] = "0"
-    else:
-        headers[_LIMIT] = str(verdict.limit)
-        headers[_REMAINING] = str(verdict.remaining)
-        headers[_RESET] = str(math.ceil(verdict.reset))

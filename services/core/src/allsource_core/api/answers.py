@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable
+from collections.abc import Awaitable, MutableMapping
 from email.utils import formatdate
 from functools import lru_cache
 from typing import Final
@@ -13,7 +13,7 @@ from aiohttp import HttpVersion11, hdrs
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web import BaseRequest, Response, StreamResponse
 
-__all__ = ["JsonResponse", "write_in_time"]
+__all__ = ["JsonResponse", "add_lines", "write_in_time"]
 
 _PIECE_BYTES: Final = 256 * 1024
 """A larger body is written in pieces, each of which the reader has to take in time."""
@@ -22,18 +22,32 @@ _WRITE_SECONDS: Final = 60.0
 """How long an answer waits for a reader that does not read."""
 
 
+def add_lines(headers: MutableMapping[str, str], lines: str) -> None:
+    """Add headers that are given as they are sent, each with its line end."""
+    for line in lines.splitlines():
+        name, _, value = line.partition(": ")
+        headers[name] = value
+
+
 class JsonResponse(Response):
     """A JSON body that is all there, with what its sender adds to the headers.
 
     aiohttp writes an answer in seven steps, most of which look for what such an answer never has: chunks, compression,
-    cookies, a body that must be empty. That took a tenth of the time of a small request. Where something is not as
-    usual, the answer goes that way still. Either way it is sent when `write_eof` returns.
+    cookies, a body that must be empty. That, and a multidict for headers that are the same every time, took a tenth of
+    the time of a small request. Where something is not as usual, the answer goes that way still. Either way it is sent
+    when `write_eof` returns.
     """
+
+    _common = ""
 
     @property
     def nbytes(self) -> int:
         """Bytes of the body."""
         return len(self._body) if type(self._body) is bytes else 0
+
+    def add_lines(self, lines: str) -> None:
+        """The same as `add_lines` to its headers."""
+        self._common += lines
 
     async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
         """Send the answer, whole."""
@@ -46,18 +60,30 @@ class JsonResponse(Response):
             or self._keep_alive is not None
             or request.method == hdrs.METH_HEAD
         ):
+            common, self._common = self._common, ""
+            add_lines(self._headers, common)
             return await super().prepare(request)
-        headers = self._headers
-        headers[hdrs.CONTENT_LENGTH] = str(len(body))
-        headers[hdrs.DATE] = _date(int(time.time()))
         writer = request.writer
-        await writer.write_headers(f"HTTP/1.1 {self._status} {self._reason}", headers)
+        head = self._head(len(body))
         if len(body) > _PIECE_BYTES:
+            await writer.write(head)
             await _write_in_pieces(writer, body)
-            body = b""
-        await writer.write_eof(body)
+            await writer.write_eof()
+        else:
+            await writer.write_eof(head + body)
         self._keep_alive = self._eof_sent = True
         return writer
+
+    def _head(self, length: int) -> bytes:
+        """Status line and headers. Raises ValueError: one of them has a line end in it."""
+        own = "".join([f"{name}: {value}\r\n" for name, value in self._headers.items()])
+        if own.count("\n") != len(self._headers) or own.count("\r") != len(self._headers):
+            raise ValueError("a header has a line end in it")
+        date = _date(int(time.time()))
+        return (
+            f"HTTP/1.1 {self._status} {self._reason}\r\n"
+            f"{own}{self._common}Content-Length: {length}\r\nDate: {date}\r\n\r\n"
+        ).encode()
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Send what `prepare` left: the body, where the answer goes aiohttp's way."""

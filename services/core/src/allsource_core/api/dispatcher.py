@@ -11,13 +11,14 @@ import structlog
 from aiohttp import hdrs
 from aiohttp.web import BaseRequest, HTTPException, StreamResponse
 
-from allsource_core.api.admission import Admission, set_rate_headers
-from allsource_core.api.answers import JsonResponse
+from allsource_core.api.admission import Admission
+from allsource_core.api.answers import JsonResponse, add_lines
 from allsource_core.api.call import Call, Handler
 from allsource_core.api.lifecycle import Lifecycle, Phase
 from allsource_core.api.memory_budget import UNCOUNTED_BYTES_MAX, MemoryBudget
 from allsource_core.api.metrics import CoreMetrics
 from allsource_core.api.problem_details import SERVER_NAME, problem_response, to_api_error
+from allsource_core.api.rate_headers import rate_lines
 from allsource_core.api.warnings import warn_of_ignored
 from allsource_core.engine import CorruptionError
 from allsource_shared.context import REQUEST_ID_HEADER, TRACEPARENT_HEADER, RequestIds, begin_request
@@ -94,10 +95,12 @@ class Dispatcher:
             call = Call(request, match, raw_query, ids, None, [], self._admission.recheck, self._memory)
             response = await self._admit(call)(call)
             if not response.prepared:
-                response.headers[REQUEST_ID_HEADER] = ids.request_id
-                response.headers[hdrs.SERVER] = SERVER_NAME
-                if call.caller is not None:
-                    set_rate_headers(response.headers, call.verdict)
+                rate = "" if call.caller is None else rate_lines(call.verdict)
+                lines = f"{REQUEST_ID_HEADER}: {ids.request_id}\r\nServer: {SERVER_NAME}\r\n{rate}"
+                if type(response) is JsonResponse:
+                    response.add_lines(lines)
+                else:
+                    add_lines(response.headers, lines)
                 if call.ignored:
                     warn_of_ignored(response, call.ignored)
                 if type(response) is JsonResponse and response.nbytes > UNCOUNTED_BYTES_MAX:
@@ -120,7 +123,7 @@ class Dispatcher:
                 raise ConnectionResetError from error
             response = self._refuse(error, ids)
             if call is not None and call.caller is not None:
-                set_rate_headers(response.headers, call.verdict)
+                add_lines(response.headers, rate_lines(call.verdict))
             status = response.status
         finally:
             if call is not None and call.hold is not None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from itertools import accumulate
 from typing import Final
 
+import numpy as np
+import numpy.typing as npt
 from aiohttp.web import Response, StreamResponse
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -23,12 +23,14 @@ DURATION_BOUNDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 
 _BUCKETS: Final = [*(str(float(bound)) for bound in DURATION_BOUNDS), "+Inf"]
 """Their names: each counts what took no longer."""
 
+_COUNTED_TOGETHER: Final = 1024
+
 
 class CoreMetrics:
     """Counts what the service does. One registry a process, made by the composition root.
 
     What every request counts is counted on the event loop alone, and so without the locks of the library's own
-    counters: 1 µs a request instead of 5.
+    counters, of which a request would take 5 µs.
     """
 
     def __init__(self) -> None:
@@ -57,18 +59,13 @@ class CoreMetrics:
         gauge.set_function(held)
 
     def answered(self, operation: str, method: str, status: int, seconds: float) -> None:
-        """Count an answered request."""
-        self._requests.answered[operation, method, status] += 1
-        durations = self._requests.durations[operation]
-        durations.counts[bisect_left(DURATION_BOUNDS, seconds)] += 1
-        durations.sum += seconds
+        """Count an answered request. About 0.2 µs."""
+        self._requests.durations[operation, method, status].add(seconds)
 
     def appended(self, events: int, seconds: float) -> None:
         """Count an append that stored something."""
-        appends = self._appends
-        appends.events += events
-        appends.durations.counts[bisect_left(DURATION_BOUNDS, seconds)] += 1
-        appends.durations.sum += seconds
+        self._appends.events += events
+        self._appends.durations.add(seconds)
 
     async def show(self, _call: Call) -> StreamResponse:
         """``GET /metrics``."""
@@ -76,37 +73,65 @@ class CoreMetrics:
 
 
 class _Durations:
-    """How many took how long, and what all took together."""
+    """How many took how long, and what all took together.
+
+    To find the bucket of one costs as much as all else that is counted of a request: many are put into theirs at once.
+    """
+
+    __slots__ = ("_counts", "_new", "_sum")
 
     def __init__(self) -> None:
-        self.counts = [0] * (len(DURATION_BOUNDS) + 1)
-        self.sum = 0.0
+        self._counts: npt.NDArray[np.int64] = np.zeros(len(DURATION_BOUNDS) + 1, dtype=np.int64)
+        self._sum = 0.0
+        self._new: list[float] = []
+
+    def add(self, seconds: float) -> None:
+        new = self._new
+        new.append(seconds)
+        if len(new) == _COUNTED_TOGETHER:
+            self._count()
+
+    def _count(self) -> None:
+        self._counts += np.bincount(np.searchsorted(DURATION_BOUNDS, self._new), minlength=len(self._counts))
+        self._sum += sum(self._new)
+        self._new.clear()
+
+    def merge(self, other: _Durations) -> None:
+        """Add those of another one."""
+        other._count()
+        self._counts += other._counts
+        self._sum += other._sum
+
+    def __len__(self) -> int:
+        return int(self._counts.sum()) + len(self._new)
 
     def show(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
-        buckets = list(zip(_BUCKETS, accumulate(self.counts), strict=True))
-        family.add_metric(labels, buckets, self.sum)
+        self._count()
+        buckets = list(zip(_BUCKETS, self._counts.cumsum().tolist(), strict=True))
+        family.add_metric(labels, buckets, self._sum)
 
 
 class _Requests(Collector):
     """Of all requests: by operation, method and status, which are few."""
 
     def __init__(self) -> None:
-        self.answered: defaultdict[tuple[str, str, int], int] = defaultdict(int)
-        self.durations: defaultdict[str, _Durations] = defaultdict(_Durations)
+        self.durations: defaultdict[tuple[str, str, int], _Durations] = defaultdict(_Durations)
 
     def collect(self) -> Iterator[Metric]:
         requests = CounterMetricFamily(
             "allsource_http_requests", "Requests answered", labels=["operation", "method", "status"]
         )
-        for (operation, method, status), count in self.answered.items():
-            requests.add_metric([operation, method, str(status)], count)
+        of_operations: defaultdict[str, _Durations] = defaultdict(_Durations)
+        for (operation, method, status), durations in self.durations.items():
+            requests.add_metric([operation, method, str(status)], len(durations))
+            of_operations[operation].merge(durations)
         yield requests
         seconds = HistogramMetricFamily(
             "allsource_http_request_duration_seconds",
             "Time from the head of a request to the end of its answer",
             labels=["operation"],
         )
-        for operation, durations in self.durations.items():
+        for operation, durations in of_operations.items():
             durations.show(seconds, [operation])
         yield seconds
 

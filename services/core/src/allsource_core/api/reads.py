@@ -13,8 +13,8 @@ import msgspec
 from aiohttp import hdrs
 from aiohttp.web import StreamResponse
 
-from allsource_core.api.admission import Admission, set_rate_headers
-from allsource_core.api.answers import write_in_time
+from allsource_core.api.admission import Admission
+from allsource_core.api.answers import add_lines, write_in_time
 from allsource_core.api.call import Call, Handler, encoded_response
 from allsource_core.api.cursors import decode_cursor, encode_cursor
 from allsource_core.api.event_views import event_rows
@@ -22,6 +22,7 @@ from allsource_core.api.media import preferred_type
 from allsource_core.api.memory_budget import UNCOUNTED_BYTES_MAX
 from allsource_core.api.metrics import CoreMetrics
 from allsource_core.api.problem_details import SERVER_NAME
+from allsource_core.api.rate_headers import rate_lines
 from allsource_core.api.requests import parse_event_id, parse_query
 from allsource_core.api.running_streams import RunningStreams
 from allsource_core.api.warnings import warn_of_ignored
@@ -145,7 +146,7 @@ class ReadRoutes:
         response = StreamResponse(
             headers={"Content-Type": NDJSON, REQUEST_ID_HEADER: call.ids.request_id, hdrs.SERVER: SERVER_NAME}
         )
-        set_rate_headers(response.headers, call.verdict)
+        add_lines(response.headers, rate_lines(call.verdict))
         warn_of_ignored(response, call.ignored)
         await response.prepare(call.request)
         if call.request.method == hdrs.METH_HEAD:

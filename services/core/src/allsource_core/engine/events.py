@@ -75,7 +75,8 @@ class Event(msgspec.Struct, gc=False):
     @property
     def content_bytes(self) -> int:
         """What its author gave: entity id, event type, payload, metadata and tags, as UTF-8."""
-        size = len((self.entity_id + self.event_type).encode()) + len(self.payload)
+        names = self.entity_id + self.event_type
+        size = (len(names) if names.isascii() else len(names.encode())) + len(self.payload)
         if self.tags:
             size += len("".join(self.tags).encode())
         return size if self.metadata is None else size + len(self.metadata)

@@ -22,6 +22,7 @@ class Account:
         day_before, on_day_before: the same of the last day before it that had any.
         size: bytes kept; None while nobody has asked. Never less than there are.
         sized_at: when they were last counted.
+        asked_at: when somebody last wanted to know them exactly.
         hour, queries: the last hour since the epoch that had a query, and how many in it.
         reservations: that are not settled.
         events, bytes: that are reserved, or may have been stored by an append of which nothing more is known.
@@ -30,8 +31,8 @@ class Account:
     """
 
     __slots__ = (
-        *("tenant_id", "last_day", "on_last_day", "day_before", "on_day_before", "size", "sized_at", "hour", "queries"),
-        *("reservations", "events", "bytes", "uncertain", "waiting"),
+        *("tenant_id", "last_day", "on_last_day", "day_before", "on_day_before", "size", "sized_at", "asked_at"),
+        *("hour", "queries", "reservations", "events", "bytes", "uncertain", "waiting"),
     )
 
     def __init__(self, tenant_id: str, uncertain: set[Account]) -> None:
@@ -42,6 +43,7 @@ class Account:
         self.on_day_before = 0
         self.size: int | None = None
         self.sized_at = 0
+        self.asked_at = 0
         self.hour = 0
         self.queries = 0
         self.reservations = 0

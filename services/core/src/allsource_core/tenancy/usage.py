@@ -175,7 +175,7 @@ class UsageLedger:
         """Ask the store for the bytes that are kept, if that was not done just now; whether it was done."""
         if not self._is_recount_due(account, now):
             return False
-        account.sized_at = now
+        account.sized_at = account.asked_at = now
         kept = self._store.tenant_usage(tenant_id).bytes
         # The store may have some of what is under way: that counts twice until nothing is.
         account.size = kept if account.size is None or not account.reservations else min(account.size, kept)
@@ -220,6 +220,7 @@ class UsageLedger:
         account = self._accounts.get(tenant_id) or Account(tenant_id, set())
         now = self._clock()
         self._recount(tenant_id, account, now)
+        account.asked_at = now
         day, hour = max(now // DAY_US, account.last_day), now // HOUR_US
         if account.hour == hour + 1:
             hour = account.hour
@@ -299,7 +300,7 @@ class UsageLedger:
         now = self._clock()
         for tenant_id in appended:
             account = self._accounts.get(tenant_id)
-            if account is not None and account.size is not None and now - account.sized_at < _COUNTED_AHEAD_US:
+            if account is not None and account.size is not None and now - account.asked_at < _COUNTED_AHEAD_US:
                 self._store.tenant_usage(tenant_id)
 
     def _settle_uncertain(self) -> None:
