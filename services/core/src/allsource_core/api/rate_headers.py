@@ -17,11 +17,11 @@ def rate_lines(verdict: Verdict | None) -> str:
     """The headers as they are sent, each with its line end. About 0.2 µs; every answer to a known caller has them."""
     if verdict is None:
         return _UNLIMITED_LINES
-    return _lines(verdict.limit, verdict.remaining, ceil(verdict.reset))
+    return (
+        f"X-RateLimit-Limit: {verdict.limit}\r\n"
+        f"X-RateLimit-Remaining: {verdict.remaining}\r\n"
+        f"X-RateLimit-Reset: {ceil(verdict.reset)}\r\n"
+    )
 
 
-def _lines(limit: int, remaining: int, reset: int) -> str:
-    return f"X-RateLimit-Limit: {limit}\r\nX-RateLimit-Remaining: {remaining}\r\nX-RateLimit-Reset: {reset}\r\n"
-
-
-_UNLIMITED_LINES: Final = _lines(_UNLIMITED, _UNLIMITED, 0)
+_UNLIMITED_LINES: Final = rate_lines(Verdict(0.0, _UNLIMITED, _UNLIMITED, 0.0))
