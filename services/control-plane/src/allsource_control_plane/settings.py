@@ -119,7 +119,8 @@ class GatewaySettings(msgspec.Struct, frozen=True):
         Meta(
             description=(
                 "Addresses and networks (CIDR) of proxies in front of the gateway. A request from one of them comes "
-                "from the last address in its `X-Forwarded-For` that is none of theirs."
+                "from the last address in its `X-Forwarded-For` that is none of theirs; without a readable one, from "
+                "nowhere."
             ),
         ),
     ] = ()

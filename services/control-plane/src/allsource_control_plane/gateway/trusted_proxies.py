@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Final
+from typing import Final, NamedTuple
 
 from allsource_control_plane.asgi import RawHeaders
 
@@ -17,6 +18,23 @@ _FORWARDED_FOR: Final = b"x-forwarded-for"
 
 _HOPS_MAX: Final = 32
 """Proxies of ours that one request passes; a longer chain is none of ours."""
+
+# Some proxies add the port: `192.0.2.7:4711`, `[2001:db8::7]:4711`, or the brackets alone.
+_WITH_PORT: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\](?::[0-9]{1,5})?|([0-9.]+):[0-9]{1,5})\Z")
+
+
+class _Hop(NamedTuple):
+    """What a text says of who made a request or passed it on.
+
+    Attributes:
+        address: in its usual form; None if the text is none.
+        trusted: whether a trusted proxy has it.
+        loopback: whether it is an address of the machine that it is seen on.
+    """
+
+    address: str | None
+    trusted: bool
+    loopback: bool
 
 
 class TrustedProxies:
@@ -41,27 +59,35 @@ class TrustedProxies:
             headers: as they came. ``X-Forwarded-For`` is believed as far as trusted proxies wrote it.
 
         Returns:
-            The peer, unless it is a trusted proxy and names somebody else.
+            The peer, unless it is a trusted proxy: then whom it names, and None where nobody can tell whom. A proxy
+            never stands for its callers: it may be on this machine where they are not. Where all are trusted it is the
+            one that is farthest away.
         """
-        if not self._networks or peer is None or not self._parse(peer)[1]:
+        if not self._networks or peer is None or not self._parse(peer).trusted:
             return peer
         values = [value for name, value in headers if name == _FORWARDED_FOR]
         hops = b",".join(values).decode("latin-1").rsplit(",", _HOPS_MAX)
+        teller = self._parse(peer)
         for hop in reversed(hops):
-            address, trusted = self._parse(hop.strip())
-            if address is None:
-                return peer
-            if not trusted:
-                return address
-        return peer
+            named = self._parse(hop.strip())
+            if named.address is None:
+                return None
+            if named.loopback and not teller.loopback:
+                # On the machine of who says so, which is not ours.
+                return teller.address
+            if not named.trusted:
+                return named.address
+            teller = named
+        return teller.address
 
-    def _judge(self, text: str) -> tuple[str | None, bool]:
-        """An address in its usual form, None for what is none; and whether a trusted proxy has it."""
+    def _judge(self, text: str) -> _Hop:
+        match = _WITH_PORT.match(text)
         try:
-            address = _plain(ipaddress.ip_address(text))
+            address = _plain(ipaddress.ip_address(text if match is None else match[1] or match[2]))
         except ValueError:
-            return None, False
-        return str(address), any(address in network for network in self._networks)
+            return _Hop(None, trusted=False, loopback=False)
+        trusted = any(address in network for network in self._networks)
+        return _Hop(str(address), trusted, address.is_loopback)
 
 
 def _plain(address: Address) -> Address:
