@@ -171,6 +171,16 @@ async def test_named_tenants_are_known_apart(gateway, told):
     assert (await gateway.ask("GET", QUERY, TOKEN + b"X-Tenant-ID: \xff\r\n")).problem == "bad_header"
 
 
+@pytest.mark.parametrize("name", [b"a" * 129, b"a" * 70_000, "ä".encode() * 129], ids=["long", "huge", "not ASCII"])
+async def test_a_name_that_no_tenant_can_have_is_refused_without_asking(gateway, told, name):
+    answer = await gateway.ask("GET", QUERY, TOKEN + b"X-Tenant-ID: " + name + b"\r\n")
+    assert (answer.status, answer.problem) == (400, "bad_header")
+    assert told.asked == []
+    longest = b"X-Tenant-ID: " + b"a" * 128 + b"\r\n"
+    assert (await gateway.ask("GET", QUERY, TOKEN + longest)).status == 200
+    assert told.asked == [(CREDENTIAL, "a" * 128)]
+
+
 @pytest.mark.parametrize("code", ["forbidden", "not_found"])
 async def test_who_names_a_tenant_that_is_not_theirs_is_refused_by_the_core(gateway, core, told, code):
     """Which charges them, and says so in the headers of its answer."""

@@ -28,6 +28,9 @@ __all__ = [
 CREDENTIAL_BYTES_MAX: Final = 8192
 """Longest header value that is looked at; as long as the longest token that the core accepts."""
 
+_TENANT_CHARACTERS_MAX: Final = 128
+"""No tenant has a longer name. The core is not asked about one: it would take a long question for a broken one."""
+
 AUTHORIZATION: Final = b"authorization"
 API_KEY: Final = b"x-api-key"
 _TENANT: Final = b"x-tenant-id"
@@ -81,15 +84,20 @@ def named_tenant(headers: RawHeaders) -> str | None:
     """The tenant that a request names, or None.
 
     Raises:
-        ApiError: ``bad_header`` for more than one, or a name that is not UTF-8.
+        ApiError: ``bad_header`` for more than one, and for a name that is too long or not UTF-8.
     """
     values = [value for name, value in headers if name == _TENANT]
     if len(values) > 1:
         raise ApiError("bad_header", "there is more than one X-Tenant-ID header")
+    if not values:
+        return None
     try:
-        return values[0].decode("utf-8") if values else None
+        tenant = values[0].decode("utf-8")
     except UnicodeDecodeError:
         raise ApiError("bad_header", "the value of x-tenant-id is not UTF-8") from None
+    if len(tenant) > _TENANT_CHARACTERS_MAX:
+        raise ApiError("bad_header", f"the value of x-tenant-id is longer than {_TENANT_CHARACTERS_MAX} characters")
+    return tenant
 
 
 def _only(headers: RawHeaders, wanted: bytes) -> bytes | None:
