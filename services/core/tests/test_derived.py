@@ -3,12 +3,12 @@
 import os
 import sqlite3
 import stat
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 
-from allsource_core.derived import is_damage, open_derived
+from allsource_core.derived import is_damage, open_derived, transaction
 
 SCHEMA = "CREATE TABLE counts (name TEXT PRIMARY KEY, count INTEGER NOT NULL) STRICT"
 
@@ -56,6 +56,37 @@ def test_a_reader_is_in_nobodys_way(path: Path, durable: bool) -> None:
         assert _read(path) == []
         file.execute("COMMIT")
         assert _read(path) == [("a", 1)]
+
+
+def test_a_transaction_is_written_as_a_whole_or_not_at_all(path: Path) -> None:
+    with closing(open_derived(path, SCHEMA, 1)) as file:
+        with transaction(file):
+            file.execute("INSERT INTO counts VALUES ('a', 1)")
+            assert _read(path) == []
+        assert _read(path) == [("a", 1)]
+        for repeat in ("INSERT INTO counts VALUES ('a', 2)", "INSERT OR ROLLBACK INTO counts VALUES ('a', 2)"):
+            with pytest.raises(sqlite3.IntegrityError, match="UNIQUE"):
+                _execute_both(file, "INSERT INTO counts VALUES ('b', 2)", repeat)
+        with suppress(KeyboardInterrupt), transaction(file):
+            file.execute("INSERT INTO counts VALUES ('b', 2)")
+            raise KeyboardInterrupt
+        _execute_both(file, "INSERT INTO counts VALUES ('c', 3)", "UPDATE counts SET count = 4 WHERE name = 'a'")
+    assert _read(path) == [("a", 4), ("c", 3)]
+
+
+def _execute_both(file: sqlite3.Connection, first: str, second: str) -> None:
+    with transaction(file):
+        file.execute(first)
+        file.execute(second)
+
+
+def test_a_transaction_that_can_not_be_committed_is_none(path: Path) -> None:
+    schema = "CREATE TABLE nodes (id INTEGER PRIMARY KEY, parent REFERENCES nodes DEFERRABLE INITIALLY DEFERRED)"
+    with closing(open_derived(path, schema, 1)) as file:
+        with pytest.raises(sqlite3.IntegrityError, match="FOREIGN KEY"), transaction(file):
+            file.execute("INSERT INTO nodes VALUES (1, 2)")
+        assert not file.in_transaction
+        assert file.execute("SELECT * FROM nodes").fetchall() == []
 
 
 @pytest.mark.parametrize("damage", ["foreign", "header", "page", "cut"])

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-__all__ = ["is_damage", "open_derived"]
+__all__ = ["is_damage", "open_derived", "transaction"]
 
 _DIRECTORY_MODE: Final = 0o700
 _FILE_MODE: Final = 0o600
@@ -36,8 +37,8 @@ def open_derived(path: Path, schema: str, version: int, *, durable: bool = False
             process, may take the last ones; the file is whole in any case.
 
     Returns:
-        A connection without implicit transactions (``BEGIN`` is the caller's), in WAL mode. Any thread may use it, one
-        at a time.
+        A connection without implicit transactions (see `transaction`), in WAL mode. Any thread may use it, one at a
+        time.
 
     Raises:
         sqlite3.OperationalError: it can't be opened or written at present: no descriptors, no space, no right to.
@@ -59,6 +60,25 @@ def open_derived(path: Path, schema: str, version: int, *, durable: bool = False
     connection = _open(path, schema, version, durable=durable)
     assert connection is not None
     return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Make one transaction of what a block writes: all of it is in the file afterwards, or, if anything fails, nothing.
+
+    Raises:
+        sqlite3.Error: it can't be begun or committed.
+    """
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        # Some errors end it by themselves. What is in the way now matters less than what was first.
+        with suppress(sqlite3.Error):
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+        raise
 
 
 def is_damage(error: sqlite3.Error) -> bool:

@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from allsource_core.derived import open_derived
+from allsource_core.derived import open_derived, transaction
 
 __all__ = ["KeyUses"]
 
@@ -114,16 +114,10 @@ class KeyUses:
 
 
 def _write(file: sqlite3.Connection, noted: dict[str, float], forgotten: list[str]) -> None:
-    file.execute("BEGIN IMMEDIATE")
-    try:
+    with transaction(file):
         file.executemany(
             "INSERT OR REPLACE INTO uses VALUES (?, ?)",
             [(key_id, round(seconds * _SECOND_US)) for key_id, seconds in noted.items()],
         )
         # Behind it: a key may be both, and then it is gone.
         file.executemany("DELETE FROM uses WHERE key_id = ?", [(key_id,) for key_id in forgotten])
-        file.execute("COMMIT")
-    except BaseException:
-        if file.in_transaction:
-            file.execute("ROLLBACK")
-        raise

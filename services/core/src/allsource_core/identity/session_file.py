@@ -9,13 +9,12 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import msgspec
 
-from allsource_core.derived import open_derived
+from allsource_core.derived import open_derived, transaction
 from allsource_core.identity.errors import SessionsUnavailableError
 
 __all__ = ["SESSIONS_FILE", "Session", "SessionFile"]
@@ -109,14 +108,10 @@ class SessionFile:
         """
         connection = self._connection
         try:
-            connection.execute("BEGIN IMMEDIATE")
-            connection.executemany(_WRITE, map(msgspec.structs.astuple, alive))
-            connection.executemany("DELETE FROM sessions WHERE id = ?", ((session_id,) for session_id in ended))
-            connection.execute("COMMIT")
+            with transaction(connection):
+                connection.executemany(_WRITE, map(msgspec.structs.astuple, alive))
+                connection.executemany("DELETE FROM sessions WHERE id = ?", ((session_id,) for session_id in ended))
         except sqlite3.Error as error:
-            with suppress(sqlite3.Error):
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
             raise SessionsUnavailableError(f"the file of sessions can't be written: {error}") from error
 
     def close(self) -> None:

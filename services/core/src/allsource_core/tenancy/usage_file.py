@@ -14,7 +14,7 @@ from typing import Final
 
 import structlog
 
-from allsource_core.derived import open_derived
+from allsource_core.derived import open_derived, transaction
 from allsource_core.engine import DAY_US, EventStore
 
 __all__ = ["UsageFile"]
@@ -182,8 +182,7 @@ class UsageFile:
         self._unsaved_events.update(keys)
 
     def _write(self, file: sqlite3.Connection) -> None:
-        file.execute("BEGIN IMMEDIATE")
-        try:
+        with transaction(file):
             if self._starts_anew:
                 file.execute("DELETE FROM events")
                 file.execute("DELETE FROM queries")
@@ -197,8 +196,3 @@ class UsageFile:
             file.executemany("INSERT INTO queries VALUES (?, ?, ?)", queries)
             file.execute("DELETE FROM counted")
             file.execute("INSERT INTO counted VALUES (?)", (self.position,))
-            file.execute("COMMIT")
-        except BaseException:
-            with suppress(sqlite3.Error):
-                file.execute("ROLLBACK")
-            raise
