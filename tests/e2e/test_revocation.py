@@ -37,9 +37,9 @@ _EVENTS_STORED: Final = 48
 _PAYLOAD_CHARACTERS: Final = 500_000
 """24 MB altogether: sockets hold a few of them on their way."""
 _BEGIN_BYTES: Final = 64 * 1024
-_LEFT_BYTES_MAX: Final = {"core": 64 * 1024, "gateway": _EVENTS_STORED * _PAYLOAD_CHARACTERS // 2}
+_LEFT_BYTES_MAX: Final = {"core": 64 * 1024, "gateway": 1024 * 1024}
 """What a reader may still get who goes on a second later: what its own system has taken by then, and of the gateway
-what is on its way between the services."""
+what its server has."""
 
 
 class Subject(NamedTuple):

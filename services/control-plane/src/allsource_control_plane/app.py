@@ -9,6 +9,7 @@ from time import monotonic, time
 from allsource_control_plane.application import create_application
 from allsource_control_plane.gateway.authentication import Authenticator
 from allsource_control_plane.gateway.change_feed import ChangeFeed
+from allsource_control_plane.gateway.connection_resets import ConnectionResets
 from allsource_control_plane.gateway.core_client import CoreClient
 from allsource_control_plane.gateway.entry import GatewayEntry
 from allsource_control_plane.gateway.fair_share import FairShare
@@ -28,6 +29,7 @@ async def open_gateway(settings: ControlPlaneSettings) -> AsyncIterator[GatewayE
     """The gateway as an ASGI callable; its connections to the core are closed when the block is left."""
     known = KnownPrincipals(monotonic, time)
     async with (
+        ConnectionResets() as resets,
         CoreClient(settings.gateway) as client,
         InternalClient(settings.gateway) as internal_client,
         ChangeFeed(internal_client, known, monotonic) as feed,
@@ -41,7 +43,7 @@ async def open_gateway(settings: ControlPlaneSettings) -> AsyncIterator[GatewayE
             own=GATEWAY_ROUTES,
             authenticator=Authenticator(internal_client, known, metrics),
             application=application,  # type: ignore[arg-type]  # Litestar types ASGI messages one by one
-            forwarder=Forwarder(client, settings.gateway, metrics),
+            forwarder=Forwarder(client, settings.gateway, resets, metrics),
             fair_share=FairShare(settings.gateway, metrics),
             metrics=metrics,
             logging=settings.logging,

@@ -10,6 +10,7 @@ import aiohttp
 from aiohttp import ClientResponse, StreamReader
 
 from allsource_control_plane.gateway.client_watch import ClientWatch
+from allsource_control_plane.gateway.connection_resets import ConnectionResets
 from allsource_control_plane.gateway.core_client import CoreCallError, CoreClient, FailureReason, core_unavailable
 from allsource_control_plane.gateway.exchange import Exchange
 from allsource_control_plane.gateway.headers import answer_headers, request_headers
@@ -42,11 +43,15 @@ class Forwarder:
         client: calls the core.
         settings: bounds of a request's body, and of how long either side may be silent; the key that the core knows the
             gateway by; whose word on the addresses of callers is taken.
+        resets: tells of answers that the core broke off.
         metrics: counts what fails.
     """
 
-    def __init__(self, client: CoreClient, settings: GatewaySettings, metrics: GatewayMetrics) -> None:
+    def __init__(
+        self, client: CoreClient, settings: GatewaySettings, resets: ConnectionResets, metrics: GatewayMetrics
+    ) -> None:
         self._client = client
+        self._resets = resets
         self._settings = settings
         self._metrics = metrics
         self._proxies = TrustedProxies(settings.trusted_proxies)
@@ -119,8 +124,9 @@ class Forwarder:
                 return
             # The server holds the head back until something follows it.
             await exchange.write(b"", more=True)
-            while chunk := await self._next_chunk(content):
-                await self._pass_on(exchange, chunk)
+            async with self._resets.break_off(response):
+                while chunk := await self._next_chunk(content):
+                    await self._pass_on(exchange, chunk)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             self._metrics.count_core_error(FailureReason.BROKEN_ANSWER)
             raise BrokenAnswerError from error

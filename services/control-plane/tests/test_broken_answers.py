@@ -1,0 +1,133 @@
+"""Answers that the core breaks off, as where their caller may no longer have them, end for the client too."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+import struct
+import time
+
+import pytest
+
+from .figures import figures
+from .wire import TOKEN, Client
+
+pytestmark = pytest.mark.asyncio
+
+ASK = b"GET /api/v1/events/query HTTP/1.1\r\nHost: g\r\n" + TOKEN + b"\r\n"
+MEBIBYTE = 1024 * 1024
+RESET = struct.pack("ii", 1, 0)
+
+
+class Answering:
+    """A core that sends an answer until it is told to end it.
+
+    Args:
+        size: of the answer.
+    """
+
+    def __init__(self, core, size):
+        self._end = asyncio.Event()
+        self._ended = asyncio.Event()
+        self._by_reset = False
+        self._size = size
+        core.behaviour = self._behave
+
+    async def _behave(self, connection):
+        await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % self._size)
+        # What the gateway does not take stays here.
+        connection.writer.write(b"x" * self._size)
+        await self._end.wait()
+        transport = connection.writer.transport
+        if self._by_reset:
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+            transport.abort()
+        else:
+            connection.writer.close()
+        self._ended.set()
+
+    async def end(self, *, by_reset):
+        self._by_reset = by_reset
+        self._end.set()
+        await self._ended.wait()
+
+
+@contextlib.asynccontextmanager
+async def stalled_client(gateway):
+    """Somebody who has read the head of an answer, and takes little more."""
+    connection = socket.socket()
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
+    connection.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(connection, ("127.0.0.1", gateway.port))
+    reader, writer = await asyncio.open_connection(sock=connection, limit=8 * 1024)
+    client = Client(reader, writer)
+    try:
+        await client.send(ASK)
+        assert (await client.head())[0] == 200
+        await asyncio.sleep(0.5)
+        async with asyncio.timeout(30):
+            yield client
+    finally:
+        writer.close()
+
+
+async def read_to_the_end(client):
+    size = 0
+    with contextlib.suppress(ConnectionError):
+        while data := await client.reader.read(64 * 1024):
+            size += len(data)
+    return size
+
+
+async def under_way(gateway):
+    return (await figures(gateway))["control_plane_http_requests_in_progress"] - 1
+
+
+async def test_answer_that_is_reset_ends_within_a_second_for_a_client_that_does_not_read(gateway, core):
+    answering = Answering(core, 32 * MEBIBYTE)
+    async with stalled_client(gateway) as client:
+        assert await under_way(gateway) == 1
+        begun = time.monotonic()
+        await answering.end(by_reset=True)
+        while await under_way(gateway):
+            assert time.monotonic() - begun < 1
+            await asyncio.sleep(0.01)
+        # The client gets what the server had taken for it, not what was on its way between the services.
+        assert await read_to_the_end(client) < MEBIBYTE
+
+
+@pytest.mark.parametrize("by_reset", [False, True], ids=["closed", "reset"])
+async def test_client_that_keeps_up_gets_what_was_sent_before(gateway, core, by_reset):
+    answering = Answering(core, 2 * MEBIBYTE)
+    async with gateway.connect() as client:
+        await client.send(ASK)
+        assert (await client.head())[0] == 200
+        reading = asyncio.create_task(client.reader.readexactly(2 * MEBIBYTE))
+        await asyncio.sleep(0.5)
+        await answering.end(by_reset=by_reset)
+        await reading
+
+
+async def test_answer_is_whole_for_a_client_that_does_not_read_if_the_core_ended_it_as_usual(gateway, core):
+    answering = Answering(core, 2 * MEBIBYTE)
+    async with stalled_client(gateway) as client:
+        await answering.end(by_reset=False)
+        await asyncio.sleep(1)
+        await client.reader.readexactly(2 * MEBIBYTE)
+
+
+async def test_answers_leave_no_descriptors_behind(gateway, core):
+    async def once(by_reset):
+        answering = Answering(core, 8 * MEBIBYTE)
+        async with stalled_client(gateway):
+            await answering.end(by_reset=by_reset)
+        while await under_way(gateway):
+            await asyncio.sleep(0.01)
+
+    await once(True)
+    before = len(os.listdir("/proc/self/fd"))
+    for by_reset in (True, False, True, False):
+        await once(by_reset)
+    assert len(os.listdir("/proc/self/fd")) <= before + 1
