@@ -168,6 +168,15 @@ async def test_without_a_key_that_nobody_guesses_it_does_not_start(start_process
     assert "hunter2" not in line
 
 
+async def test_one_tenant_can_not_be_allowed_every_connection(start_process):
+    process = await start_process("gateway.max_connections=256")
+    code, log = await process.end()
+    assert code == 2
+    assert b"ALLSOURCE_GATEWAY__MAX_REQUESTS_PER_TENANT is 256, and must be less than" in log
+    process = await start_process("gateway.max_connections=256", "gateway.max_requests_per_tenant=255")
+    await process.wait_for_line(b"listening")
+
+
 async def test_every_request_is_logged_where_that_is_asked_for(start_process):
     process = await start_process("logging.requests=all", "logging.format=json")
     await process.wait_for_line(b"listening")

@@ -15,6 +15,8 @@ from allsource_shared.settings import GatewayKey, Host, LoggingSettings, Metrics
 __all__ = ["ControlPlaneSettings", "GatewaySettings"]
 
 _KEY: Final = variable_name("gateway", "key")
+_OF_TENANT: Final = variable_name("gateway", "max_requests_per_tenant")
+_CONNECTIONS: Final = variable_name("gateway", "max_connections")
 _CORE_URL = r"^https?://[^/?#@\s]+$"
 
 
@@ -95,7 +97,7 @@ class GatewaySettings(msgspec.Struct, frozen=True):
     max_connections: Annotated[
         int,
         Meta(
-            ge=1,
+            ge=2,
             le=65_536,
             description=(
                 "Connections to the core at once; each carries one request. "
@@ -154,12 +156,18 @@ class ControlPlaneSettings(msgspec.Struct, frozen=True):
             dev_mode: allow a short or guessable key.
 
         Raises:
-            ConfigurationError: naming the setting and how to make a good value.
+            ConfigurationError: naming each setting and how to make a good value.
         """
+        problems: list[str] = []
         key = self.gateway.key
         if not key:
             problem = "is not set: without it the gateway can't ask the core whose a credential is"
-            raise ConfigurationError([f"{_KEY} (or …_FILE) {problem}; give both services the same; {SECRET_HINT}"])
-        problems = [] if dev_mode else list(weaknesses(_KEY, key))
+            problems.append(f"{_KEY} (or …_FILE) {problem}; give both services the same; {SECRET_HINT}")
+        elif not dev_mode:
+            problems.extend(weaknesses(_KEY, key))
+        of_tenant, connections = self.gateway.max_requests_per_tenant, self.gateway.max_connections
+        if of_tenant >= connections:
+            problem = f"is {of_tenant}, and must be less than {_CONNECTIONS}, which is {connections}"
+            problems.append(f"{_OF_TENANT} {problem}: else one tenant takes all of them")
         if problems:
             raise ConfigurationError(problems)
