@@ -53,6 +53,13 @@ def test_a_valid_traceparent_is_carried_on(flags: str):
     assert (ids.trace_id, ids.traceparent) == ("0123456789abcdef0123456789abcdef", parent)
 
 
+@pytest.mark.parametrize("more", ["", "-", "-what is to come", "-" + "a" * 70_000, "-\xff"])
+def test_of_a_later_version_what_is_known_is_carried_on(more: str):
+    parent = PARENT.replace("00-", "01-", 1)
+    ids = begin_request(None, parent + more)
+    assert (ids.trace_id, ids.traceparent) == ("0123456789abcdef0123456789abcdef", parent)
+
+
 @pytest.mark.parametrize(
     "traceparent",
     [

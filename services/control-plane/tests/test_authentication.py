@@ -192,6 +192,15 @@ async def test_who_names_a_tenant_that_is_not_theirs_is_refused_by_the_core(gate
     assert [request.values(b"x-tenant-id") for request in core.requests] == [[b"acme"]]
 
 
+@pytest.mark.parametrize("more", [b"-" + b"a" * 70_000, b"-\xff"], ids=["long", "not ASCII"])
+async def test_who_calls_is_asked_whatever_trace_a_request_continues(gateway, core, told, more):
+    """A later version of the header may have more behind what is known of it: that is not sent on."""
+    known = b"01-" + b"3" * 32 + b"-" + b"4" * 16 + b"-01"
+    assert (await gateway.ask("GET", QUERY, TOKEN + b"traceparent: " + known + more + b"\r\n")).status == 200
+    (parent,) = core.requests[0].values(b"traceparent")
+    assert len(parent) == len(known)
+
+
 async def test_a_refusal_that_this_gateway_does_not_know_is_a_refusal(gateway, told):
     told.refused[CREDENTIAL] = "a code of the future"
     answer = await gateway.ask("GET", QUERY)

@@ -22,6 +22,9 @@ TRACEPARENT_HEADER: Final = "traceparent"
 
 # What a client may choose as its request id: it is echoed into headers and logs.
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9._:@=+/-]{1,128}\Z")
+_TRACEPARENT_CHARACTERS: Final = 55
+"""Of a W3C ``traceparent``. A later version may have more behind them, of any length and with any characters."""
+
 _propagator: Final = TraceContextTextMapPropagator()
 
 
@@ -48,7 +51,8 @@ def begin_request(request_id: str | None, traceparent: str | None) -> RequestIds
     Args:
         request_id: the caller's ``X-Request-ID``; one that is missing or not 1–128 of ``A-Z a-z 0-9 . _ : @ = + / -``
             is replaced by a new random one.
-        traceparent: the caller's W3C ``traceparent``; without a valid one a new trace begins.
+        traceparent: the caller's W3C ``traceparent``; without a valid one a new trace begins. What a later version of
+            it has behind what is known is left out.
     """
     # Names, not secrets. The system's own randomness is a call into the kernel, around which other threads take over.
     fresh = f"{getrandbits(320):080x}"
@@ -58,6 +62,8 @@ def begin_request(request_id: str | None, traceparent: str | None) -> RequestIds
     if trace_id is None or traceparent is None:
         trace_id = fresh[32:64]
         traceparent = f"00-{trace_id}-{fresh[64:]}-01"
+    elif len(traceparent) > _TRACEPARENT_CHARACTERS:
+        traceparent = traceparent.strip()[:_TRACEPARENT_CHARACTERS]
     ids = RequestIds(request_id, trace_id, traceparent)
     _current.set(ids)
     return ids
