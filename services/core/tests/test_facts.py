@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ import msgspec
 import pytest
 
 from allsource_core import facts as facts_module
-from allsource_core.engine import AppendUncertainError, Event, EventStore, NewEvent, Raw, StoreOptions
+from allsource_core.engine import AppendUncertainError, Event, EventQuery, EventStore, NewEvent, Raw, StoreOptions
 from allsource_core.engine.decoded_cache import DecodedCache
-from allsource_core.facts import Fact, Facts
+from allsource_core.facts import SYSTEM_TENANT, Fact, Facts
 
 
 class Body(msgspec.Struct):
@@ -160,3 +160,64 @@ def test_who_may_change_something_has_seen_everything(store: EventStore, monkeyp
         assert not known.changing.locked()
 
     asyncio.run(change())
+
+
+# --- erasing ---
+
+
+def stored(store: EventStore) -> list[Event]:
+    return list(store.read(SYSTEM_TENANT, EventQuery()))
+
+
+def erased(store: EventStore) -> list[bool]:
+    return [event.erased for event in stored(store)]
+
+
+def test_what_can_not_be_erased_holds_up_nothing_else_and_is_tried_again(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(facts_module, "_ERASE_SECONDS", 0.001)
+    known = Known(store)
+    known.append([fact(number) for number in range(4)])
+    first = stored(store)[0]
+    known.erase_later(stored(store)[:3])
+    failures: list[Exception] = [RuntimeError("unforeseen"), OSError("the disk fails"), OSError("it fails once more")]
+    erase = known.erase
+
+    async def erase_or_fail(events: Sequence[Event]) -> None:
+        if events[0].id == first.id and failures:
+            raise failures.pop()
+        await erase(events)
+
+    async def keep_erasing() -> None:
+        monkeypatch.setattr(known, "erase", erase_or_fail)
+        with pytest.raises(OSError, match="once more"):
+            await known.erase_owed()
+        await known.try_to_erase()
+        assert erased(store) == [False, True, True, False]
+        erasing = asyncio.create_task(known.keep_erasing())
+        async with asyncio.timeout(10):
+            while not erased(store)[0]:
+                await asyncio.sleep(0.001)
+        erasing.cancel()
+
+    asyncio.run(keep_erasing())
+    assert erased(store) == [True, True, True, False]
+    assert failures == []
+
+
+def test_what_is_owed_is_erased_when_that_returns_whoever_does_it(store: EventStore):
+    known = Known(store)
+    known.append([fact(number) for number in range(3)])
+
+    async def erase_twice() -> None:
+        known.erase_later(stored(store)[:2])
+        other = asyncio.create_task(known.erase_owed())
+        await asyncio.sleep(0)
+        await known.erase_owed()
+        assert erased(store) == [True, True, False]
+        await other
+        known.erase_later(stored(store)[:2])
+        await known.erase_owed()
+
+    asyncio.run(erase_twice())

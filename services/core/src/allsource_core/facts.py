@@ -8,14 +8,15 @@ is stored.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, NamedTuple
 
 import msgspec
 import structlog
 from msgspec import Raw
 
-from allsource_core.engine import AppendUncertainError, Event, EventQuery, EventStore
+from allsource_core.engine import AppendUncertainError, EngineError, Event, EventQuery, EventStore
 from allsource_shared.wire.events import NewEvent
 
 __all__ = ["DEFAULT_TENANT", "SYSTEM_TENANT", "Fact", "Facts"]
@@ -25,6 +26,8 @@ DEFAULT_TENANT: Final = "default"
 """Where administrators live. It is always there."""
 
 _FOLLOW_SECONDS: Final = 0.25
+_ERASE_SECONDS: Final = 10.0
+"""Between attempts: what failed was the disk, or there was no room."""
 
 Apply = Callable[[str, Event], None]
 
@@ -74,6 +77,8 @@ class Facts:
         self._store = store
         self._apply: dict[str, Apply] = {}
         self._position = 0
+        self._unerased: deque[Event] = deque()
+        self._erasing = asyncio.Lock()
         self.changing = _Changing(self.fold)
 
     def own(self, kind: str, apply: Apply) -> None:
@@ -147,6 +152,44 @@ class Facts:
             stored = await self._store.get_async(SYSTEM_TENANT, event.id)
             if stored is not None and not stored.erased:
                 await asyncio.to_thread(self._store.removals.event, SYSTEM_TENANT, event.id)
+
+    def erase_later(self, events: Iterable[Event]) -> None:
+        """Owe the erasure of facts that name somebody who is gone: for those who fold that, at start too."""
+        self._unerased.extend(event for event in events if not event.erased)
+
+    async def erase_owed(self) -> None:
+        """Erase what is owed; where that is being done already, it is when this returns. Needs no `changing`.
+
+        Raises:
+            EngineError, OSError: what is left stays owed, also after a restart.
+        """
+        async with self._erasing:
+            while self._unerased:
+                try:
+                    await self.erase([self._unerased[0]])
+                except BaseException:
+                    # It may be this one alone that can't be: the next attempt begins with another.
+                    self._unerased.rotate(-1)
+                    raise
+                self._unerased.popleft()
+
+    async def try_to_erase(self) -> None:
+        """The same; what can't be erased now is left to `keep_erasing`."""
+        try:
+            await self.erase_owed()
+        except (EngineError, OSError) as error:
+            structlog.get_logger().warning("erasing_postponed", reason=str(error))
+
+    async def keep_erasing(self) -> None:
+        """Erase for ever what whoever owed it could not erase, or never knew of: as an append was uncertain, or they
+        were cancelled.
+        """
+        while True:
+            await asyncio.sleep(_ERASE_SECONDS)
+            try:
+                await self.try_to_erase()
+            except Exception as error:
+                structlog.get_logger().warning("erasing_postponed", reason=repr(error))
 
 
 def _events(facts: Sequence[Fact]) -> list[NewEvent]:

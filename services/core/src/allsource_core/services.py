@@ -72,11 +72,11 @@ class Services:
         self.store = store
         self.changes = changes
         self.facts = Facts(store)
-        self._following: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._make_directories(Path(settings.storage.data_dir))
         self._make_tokens(verifier)
         self._make_user_services(Path(settings.storage.data_dir), first_user)
-        contents = tenant_contents(self.users, self.keys, self.sessions, self.usage, self.rates)
+        contents = tenant_contents(self.facts, self.users, self.keys, self.sessions, self.usage, self.rates)
         self.deletions = TenantDeletions(store, self.facts, self.tenants, changes, contents)
         # When every kind of fact has its owner.
         self.facts.fold()
@@ -179,18 +179,19 @@ class Services:
 
     async def start(self) -> None:
         """Begin what goes on beside requests, and finish what an earlier process could not."""
-        self._following = asyncio.create_task(self.facts.follow())
+        self._tasks.append(asyncio.create_task(self.facts.follow()))
         await self.sessions.end_where(self._has_ended)
         self.key_uses.start()
         await self.usage.start()
-        await self.accounts.erase_deleted()
+        await self.facts.try_to_erase()
+        self._tasks.append(asyncio.create_task(self.facts.keep_erasing()))
         self.deletions.start()
 
     async def close(self) -> None:
         """Let go of threads and files, when no request is under way any more."""
-        if self._following is not None:
-            self._following.cancel()
-            await asyncio.wait([self._following])
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         await asyncio.to_thread(self.passwords.close)
         await asyncio.to_thread(self.sessions.close)
         await self.key_uses.close()

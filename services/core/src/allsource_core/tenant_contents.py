@@ -6,7 +6,7 @@ from typing import Final
 
 import structlog
 
-from allsource_core.facts import Fact
+from allsource_core.facts import Fact, Facts
 from allsource_core.identity.api_keys import ApiKeyDirectory
 from allsource_core.identity.sessions import SessionDirectory
 from allsource_core.identity.users import UserDirectory
@@ -20,7 +20,12 @@ _DRAIN_LOG_SECONDS: Final = 10.0
 
 
 def tenant_contents(
-    users: UserDirectory, keys: ApiKeyDirectory, sessions: SessionDirectory, usage: UsageLedger, rates: RateLimiter
+    facts: Facts,
+    users: UserDirectory,
+    keys: ApiKeyDirectory,
+    sessions: SessionDirectory,
+    usage: UsageLedger,
+    rates: RateLimiter,
 ) -> TenantContents:
     """Appends under way, sessions, names of people, users with their keys wherever these work, keys, and counters."""
 
@@ -49,6 +54,6 @@ def tenant_contents(
         ended=(end_sessions,),
         personal_events=(users.personal_events,),
         facts_of_removal=(keys.revoke_all_in, revocations_of_users, users.facts_of_removal),
-        erased=(users.erase_deleted,),
+        erased=(facts.erase_owed,),
         forgotten=(forget_usage, forget_rate),
     )

@@ -231,6 +231,30 @@ def test_while_sessions_can_not_be_stored_nobody_is_signed_in_or_out(start: Star
     assert '"event":"sessions_not_stored"' in core.log
 
 
+@pytest.mark.parametrize("change", ["password", "delete"])
+def test_what_ends_sessions_holds_while_they_can_not_be_stored(start: Start, change: str):
+    core = start().ready()
+    with core.client() as admin, core.client({}) as client:
+        ann = admin.post("/api/v1/auth/register", json={"username": "ann", "password": PASSWORD}).json()["user_id"]
+        signed_in = client.post(LOGIN, json={"username": "ann", "password": PASSWORD}).json()
+        other = sqlite3.connect(core.data / "derived" / "sessions.sqlite", isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        if change == "password":
+            assert admin.patch(f"/api/v1/auth/users/{ann}", json={"password": "another of ann"}).status_code == 200
+        else:
+            assert admin.delete(f"/api/v1/auth/users/{ann}").status_code == 204
+        refusal(client.get("/api/v1/auth/me", headers=bearer(signed_in)), 401, "unauthorized")
+        refusal(refresh(client, signed_in["refresh_token"]), 401, "unauthorized")
+        core.kill()
+        other.execute("ROLLBACK")
+        other.close()
+    assert '"event":"end_of_sessions_not_stored"' in core.log
+    core = start().ready()
+    with core.client({}) as client:
+        refusal(client.get("/api/v1/auth/me", headers=bearer(signed_in)), 401, "unauthorized")
+        refusal(refresh(client, signed_in["refresh_token"]), 401, "unauthorized")
+
+
 # --- slowing down, secrets ---
 
 

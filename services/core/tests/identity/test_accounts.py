@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import msgspec
 import pytest
 
+from allsource_core import facts as facts_module
 from allsource_core.engine import AppendUncertainError, EngineError, EventQuery
 from allsource_core.facts import SYSTEM_TENANT
 from allsource_core.identity.errors import (
     IdentityRuleError,
     InvalidCredentialsError,
     InvalidUserError,
+    SessionsUnavailableError,
     UnknownUserError,
 )
 from allsource_core.identity.users import User
@@ -179,6 +182,35 @@ class TestChanging:
             run(changes[change]())
         assert people.ended == ([] if change == "role" else [(ann.id, "")])
 
+    @pytest.mark.parametrize("uncertain", [False, True])
+    def test_what_is_stored_holds_though_the_end_of_sessions_can_not_be_written(
+        self, people: People, root: User, ann: User, monkeypatch: pytest.MonkeyPatch, uncertain: bool
+    ):
+        async def fail(user_id: str, except_session: str) -> None:
+            people.ended.append((user_id, except_session))
+            raise SessionsUnavailableError("the file of sessions can't be written")
+
+        async def be_uncertain(*_arguments: object) -> None:
+            raise AppendUncertainError("the disk failed")
+
+        monkeypatch.setattr(people.accounts, "_end_sessions", fail)
+        if uncertain:
+            monkeypatch.setattr(people.store, "append_async", be_uncertain)
+        accounts, by = people.accounts, principal(user=root)
+        own = principal(ann.role, ann, session_id="s1")
+        calls: list[Callable[[], Any]] = [
+            lambda: accounts.change(ann.id, by=by, active=False),
+            lambda: accounts.change(ann.id, by=by, active=True, password=PASSWORD),
+            lambda: accounts.change_password(own, current=PASSWORD, new=NEW, address=""),
+            lambda: accounts.delete(ann.id, by=by),
+        ]
+        for call in calls:
+            with pytest.raises(AppendUncertainError) if uncertain else nullcontext():
+                run(call())
+        assert people.ended == [(ann.id, ""), (ann.id, ""), (ann.id, "s1"), (ann.id, "")]
+        assert (people.users.get(ann.id) is None) is not uncertain
+        assert all(profiles(people, ann.id)) is not uncertain
+
     def test_nobody_of_a_tenant_that_is_being_deleted_is_changed(self, people: People, root: User):
         bob = people.add("bob", Role.DEVELOPER, "acme", password=PASSWORD)
         people.tenants.discard("acme")
@@ -219,7 +251,7 @@ class TestDeleting:
         run(people.accounts.delete(ann.id, by=principal(user=root)))
         again = gather()
         assert again.users.all() == [root]
-        run(again.accounts.erase_deleted())
+        run(again.facts.erase_owed())
 
     def test_what_could_not_be_erased_is_after_a_restart(
         self, gather: Callable[..., People], people: People, root: User, ann: User, monkeypatch: pytest.MonkeyPatch
@@ -233,10 +265,34 @@ class TestDeleting:
         assert people.users.get(ann.id) is None
         assert profiles(people, ann.id) == [False]
         again = gather()
-        run(again.accounts.erase_deleted())
+        run(again.facts.erase_owed())
         assert profiles(people, ann.id) == [True]
         # The one that failed knows it still, and finds that it is done.
-        run(people.accounts.erase_deleted())
+        run(people.facts.erase_owed())
+
+    def test_the_name_is_erased_also_where_the_deletion_was_uncertain(
+        self, people: People, root: User, ann: User, monkeypatch: pytest.MonkeyPatch
+    ):
+        append = people.store.append_async
+
+        async def store_and_fail(*arguments: Any) -> None:
+            await append(*arguments)
+            raise AppendUncertainError("the disk failed")
+
+        monkeypatch.setattr(facts_module, "_ERASE_SECONDS", 0.001)
+        monkeypatch.setattr(people.store, "append_async", store_and_fail)
+
+        async def delete() -> None:
+            with pytest.raises(AppendUncertainError):
+                await people.accounts.delete(ann.id, by=principal(user=root))
+            assert profiles(people, ann.id) == [False]
+            erasing = asyncio.create_task(people.facts.keep_erasing())
+            async with asyncio.timeout(10):
+                while profiles(people, ann.id) == [False]:
+                    await asyncio.sleep(0.001)
+            erasing.cancel()
+
+        run(delete())
 
     def test_nobody_deletes_themselves(self, people: People, root: User):
         people.add("other")

@@ -43,7 +43,7 @@ class Service:
             ended=(self._note("ended"),),
             personal_events=(self.users.personal_events,),
             facts_of_removal=(self.users.facts_of_removal,),
-            erased=(self.users.erase_deleted,),
+            erased=(self.facts.erase_owed,),
             forgotten=(self._note("forgotten"),),
         )
         self.deletions = TenantDeletions(

@@ -7,9 +7,14 @@ from contextlib import asynccontextmanager
 
 import structlog
 
-from allsource_core.engine import AppendUncertainError, EngineError
+from allsource_core.engine import AppendUncertainError
 from allsource_core.facts import Fact, Facts
-from allsource_core.identity.errors import IdentityRuleError, InvalidCredentialsError, InvalidUserError
+from allsource_core.identity.errors import (
+    IdentityRuleError,
+    InvalidCredentialsError,
+    InvalidUserError,
+    SessionsUnavailableError,
+)
 from allsource_core.identity.passwords import Passwords
 from allsource_core.identity.principals import Principal
 from allsource_core.identity.rules import PasswordRules, checked_email
@@ -33,7 +38,8 @@ class Accounts:
         password_rules: which passwords may be chosen.
         check_password: compares the password that a user gives for the current one.
         revoke_keys: facts that end the API keys of a user id; stored together with its deletion.
-        end_sessions: called, without any lock, whenever sessions of a user are not to go on.
+        end_sessions: called, without any lock, whenever sessions of a user are not to go on. They have ended also where
+            it raises SessionsUnavailableError.
         tenant_is_open: whether there is such a tenant, and it is not being deleted; its users don't change any more
             then.
     """
@@ -131,14 +137,7 @@ class Accounts:
             _check_may_administrate(by, self._users.find(user_id))
             await self._users.delete(user_id, self._revoke_keys(user_id))
         structlog.get_logger().info("user_deleted", user_id=user_id, by=by.user_id)
-        await self.erase_deleted()
-
-    async def erase_deleted(self) -> None:
-        """Erase what names deleted users and is not erased yet. What can't be erased now is at the next call."""
-        try:
-            await self._users.erase_deleted()
-        except (EngineError, OSError) as error:
-            structlog.get_logger().warning("erasing_postponed", reason=str(error))
+        await self._facts.try_to_erase()
 
     async def change_password(
         self, by: Principal, *, current: str, new: str, address: str, recheck: Callable[[], None] = lambda: None
@@ -190,10 +189,19 @@ class Accounts:
                 yield
         except AppendUncertainError:
             if ends_sessions:
-                await self._end_sessions(user_id, keeps)
+                await self._end(user_id, keeps)
             raise
         if ends_sessions:
+            await self._end(user_id, keeps)
+
+    async def _end(self, user_id: str, keeps: str) -> None:
+        """End sessions. That the file of sessions can't be written takes nothing back: they have ended in memory, and
+        the fact that has ended them does so at every start.
+        """
+        try:
             await self._end_sessions(user_id, keeps)
+        except SessionsUnavailableError as error:
+            structlog.get_logger().warning("end_of_sessions_not_stored", user_id=user_id, error=str(error))
 
     def _check_stays(self, user: User) -> None:
         """Have nothing stored of people whose names are being erased."""

@@ -145,7 +145,6 @@ class UserDirectory:
         # The oldest first; those of each tenant, and of all under None.
         self._by_age: defaultdict[str | None, list[User]] = defaultdict(list)
         self._by_name: dict[str, User] = {}
-        self._unerased: list[Event] = []
         facts.own(_KIND, self._apply)
 
     def __len__(self) -> int:
@@ -253,7 +252,7 @@ class UserDirectory:
         return user
 
     async def delete(self, user_id: str, also: Sequence[Fact] = ()) -> None:
-        """Forget a user. The facts that name it are left for `erase_deleted`.
+        """Forget a user. The facts that name it are left for `Facts.erase_owed`.
 
         Args:
             user_id: of the user.
@@ -266,19 +265,6 @@ class UserDirectory:
         user = self.find(user_id)
         self._check_not_last_admin(user, "deleted")
         await self._facts.append_async([Fact(_subject(user_id), _DELETED, _Deleted()), *also])
-
-    async def erase_deleted(self) -> None:
-        """Erase what is personal of deleted users where that has not been done. Needs no `Facts.changing`.
-
-        Raises:
-            EngineError, OSError: what is left can be erased later: by the next call, also after a restart.
-        """
-        events, self._unerased = self._unerased, []
-        try:
-            await self._facts.erase(events)
-        except BaseException:
-            self._unerased += events
-            raise
 
     def in_tenant(self, tenant_id: str) -> list[User]:
         """Every user of a tenant."""
@@ -342,7 +328,7 @@ class UserDirectory:
                 if self._by_name.get(name) is user:
                     del self._by_name[name]
                 user.active = False
-                self._unerased += [event for event in user.personal if not event.erased]
+                self._facts.erase_later(user.personal)
                 self._changes.publish("user", user_id)
 
     def _name(self, user: User, event: Event) -> None:
