@@ -27,7 +27,9 @@ def tenant_contents(
     usage: UsageLedger,
     rates: RateLimiter,
 ) -> TenantContents:
-    """Appends under way, sessions, names of people, users with their keys wherever these work, keys, and counters."""
+    """Appends under way, sessions, names of people and keys, users with their keys wherever these work, keys, and
+    counters.
+    """
 
     async def drained(tenant_id: str) -> None:
         while not await usage.drained(tenant_id, _DRAIN_LOG_SECONDS):

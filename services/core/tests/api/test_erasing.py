@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import httpx
 import pytest
 
 from allsource_core import facts as facts_module
@@ -18,7 +19,7 @@ from allsource_shared.configuration import load_settings
 from allsource_shared.permissions import Role
 from allsource_shared.tokens import TokenVerifier
 
-from .service import MASTER_KEY, SECRET
+from .service import MASTER_KEY, PASSWORD, SECRET, Core, bearer
 
 
 def services_over(store: EventStore, directory: Path) -> Services:
@@ -66,3 +67,32 @@ def test_what_could_not_be_erased_is_while_the_service_runs(tmp_path: Path, monk
 
     with EventStore.open(tmp_path / "data") as store:
         asyncio.run(delete(services_over(store, tmp_path / "data")))
+
+
+REGISTER = "/api/v1/auth/register"
+KEYS = "/api/v1/auth/api-keys"
+
+
+def key_of(core: Core, admin: httpx.Client, username: str, tenant: str) -> tuple[str, str]:
+    """A new user of a tenant, and a key of theirs that bears a name: the ids of both."""
+    user = admin.post(REGISTER, json={"username": username, "password": PASSWORD, "tenant_id": tenant}).json()
+    with core.client({}) as client:
+        login = client.post("/api/v1/auth/login", json={"username": username, "password": PASSWORD}).json()
+        own = {"Authorization": f"Bearer {login['token']}"}
+        key = client.post(KEYS, json={"name": "Lovelace's laptop"}, headers=own)
+    assert key.status_code == 201, key.text
+    return user["user_id"], key.json()["id"]
+
+
+@pytest.mark.parametrize("gone", ["key", "user", "tenant"])
+def test_the_name_of_a_key_goes_with_key_user_and_tenant(start: Callable[..., Core], gone: str):
+    core = start().ready()
+    with core.client() as admin:
+        admin.post("/api/v1/tenants", json={"id": "acme", "name": "Acme"}, headers=bearer()).raise_for_status()
+        user, key = key_of(core, admin, "ada", "acme")
+        path = {"key": f"auth/api-keys/{key}", "user": f"auth/users/{user}", "tenant": "tenants/acme"}[gone]
+        admin.delete(f"/api/v1/{path}").raise_for_status()
+    assert core.stop() == 0
+    with EventStore.open(core.data) as store:
+        assert names_left(store, "Lovelace") == 0
+        assert [event.erased for event in store.read(SYSTEM_TENANT, EventQuery(event_type="api-key.named"))] == [True]

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from allsource_core.engine import EventStore
+from allsource_core.engine import EventQuery, EventStore
+from allsource_core.facts import SYSTEM_TENANT
 from allsource_core.identity.api_keys import permissions_of
 from allsource_core.identity.errors import IdentityRuleError, UnknownKeyError
 from allsource_shared.permissions import ROLE_PERMISSIONS, Permission, Role
@@ -136,6 +137,50 @@ async def test_a_revoked_key_is_gone(here: Directories):
     ):
         with pytest.raises(UnknownKeyError):
             await attempt
+
+
+@pytest.mark.parametrize("how", ["revoked", "with its user", "with its tenant"])
+async def test_the_name_of_a_key_that_has_ended_is_erased(here: Directories, how: str):
+    ann = here.user("ann", tenant="acme")
+    ended, _ = await here.make(ann, name="Ada's laptop")
+    kept, _ = await here.make(here.user("bob"), name="of another")
+    if how == "revoked":
+        await here.issuer.revoke(ended.id, by=ann.id, any_owner=False)
+    else:
+        async with here.facts.changing:
+            facts = here.keys.revoke_all_of(ann.id) if how == "with its user" else here.keys.revoke_all_in("acme")
+            await here.facts.append_async(facts)
+        await here.facts.erase_owed()
+
+    def named(key_id: str) -> list[bytes]:
+        events = here.store.read(SYSTEM_TENANT, EventQuery(entity_id=f"api-key:{key_id}", event_type="api-key.named"))
+        return [event.payload for event in events]
+
+    assert named(ended.id) == [b"null"]
+    assert not any(b"laptop" in event.payload for event in here.store.read(SYSTEM_TENANT, EventQuery()))
+    assert named(kept.id) == [b'{"name":"of another"}']
+    again = Directories(here.store, here.path / "again")
+    assert again.keys.find(kept.id).name == "of another"
+    assert again.keys.get(ended.id) is None
+
+
+async def test_the_name_of_a_key_is_erased_after_a_restart_if_it_could_not_be_before(
+    here: Directories, monkeypatch: pytest.MonkeyPatch
+):
+    async def fail(_events: object) -> None:
+        raise OSError("the disk fails")
+
+    ann = here.user("ann")
+    key, _ = await here.make(ann, name="Ada's laptop")
+    monkeypatch.setattr(here.facts, "erase", fail)
+    await here.issuer.revoke(key.id, by=ann.id, any_owner=False)
+    again = Directories(here.store, here.path / "again")
+    await again.facts.erase_owed()
+    assert not any(b"laptop" in event.payload for event in here.store.read(SYSTEM_TENANT, EventQuery()))
+    # And whoever folds all of it then owes nothing more.
+    last = Directories(here.store, here.path / "last")
+    monkeypatch.setattr(last.facts, "erase", fail)
+    await last.facts.erase_owed()
 
 
 async def test_the_keys_of_a_user_or_a_tenant_end_together(here: Directories):

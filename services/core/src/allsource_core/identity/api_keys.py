@@ -2,6 +2,9 @@
 
 A key is written ``ask_<id>_<secret>``, so that looking it up is one look into a dict and one comparison of hashes. The
 secret has 256 random bits: a fast hash is as good as a slow one, there is nothing to guess.
+
+What people call a key is in an event of its own, which is erased when the key has ended: they write names of people
+there.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ __all__ = ["ApiKey", "ApiKeyDirectory", "permissions_of"]
 
 _KIND: Final = "api-key"
 _CREATED: Final = "api-key.created"
+_NAMED: Final = "api-key.named"
 _ROTATED: Final = "api-key.rotated"
 _REVOKED: Final = "api-key.revoked"
 # All keys that a user or a tenant has at that moment end with one fact: one for each key might not fit into an append.
@@ -45,12 +49,15 @@ _SHARED_PERMISSIONS: Final = {
 
 
 class _Created(msgspec.Struct, frozen=True):
-    name: str
     user_id: str
     tenant_id: str
     role: Role
     secret_sha256: str
     expires_at: int | None
+
+
+class _Named(msgspec.Struct, frozen=True):
+    name: str
 
 
 class _Rotated(msgspec.Struct, frozen=True):
@@ -119,6 +126,7 @@ class ApiKeyDirectory:
         self._uses = uses
         self._now = now
         self._by_id: dict[str, ApiKey] = {}
+        self._named: dict[str, Event] = {}
         # Ids, the oldest first.
         self._of_user: dict[str, dict[str, None]] = {}
         self._of_tenant: dict[str, dict[str, None]] = {}
@@ -192,8 +200,9 @@ class ApiKeyDirectory:
         """
         key_id = secrets.token_hex(_ID_BYTES)
         credential, secret_sha256 = _new_secret(key_id)
-        created = _Created(name, user_id, tenant_id, role, secret_sha256, expires_at)
-        await self._facts.append_async([Fact(_subject(key_id), _CREATED, created)])
+        subject = _subject(key_id)
+        created = _Created(user_id, tenant_id, role, secret_sha256, expires_at)
+        await self._facts.append_async([Fact(subject, _CREATED, created), Fact(subject, _NAMED, _Named(name))])
         return self._by_id[key_id], credential
 
     async def rotate(self, key_id: str) -> tuple[ApiKey, str]:
@@ -213,7 +222,7 @@ class ApiKeyDirectory:
         return self.find(key_id), credential
 
     async def revoke(self, key_id: str) -> None:
-        """End a key, durably.
+        """End a key, durably. Its name is left for `Facts.erase_owed`, as wherever keys end.
 
         Raises:
             UnknownKeyError: there is no such key.
@@ -237,7 +246,7 @@ class ApiKeyDirectory:
             created = msgspec.json.decode(event.payload, type=_Created)
             self._by_id[key_id] = ApiKey(
                 id=key_id,
-                name=created.name,
+                name="",
                 user_id=created.user_id,
                 tenant_id=created.tenant_id,
                 role=created.role,
@@ -252,7 +261,12 @@ class ApiKeyDirectory:
         key = self._by_id.get(key_id)
         if key is None:
             return
-        if event.event_type == _ROTATED:
+        if event.event_type == _NAMED:
+            self._named[key_id] = event
+            if not event.erased:
+                named = msgspec.json.decode(event.payload, type=_Named)
+                self._by_id[key_id] = msgspec.structs.replace(key, name=named.name)
+        elif event.event_type == _ROTATED:
             rotated = msgspec.json.decode(event.payload, type=_Rotated)
             self._by_id[key_id] = msgspec.structs.replace(key, secret_sha256=bytes.fromhex(rotated.secret_sha256))
             self._changes.publish("api_key", key_id)
@@ -262,6 +276,9 @@ class ApiKeyDirectory:
     def _remove_all(self, key_ids: Iterable[str]) -> None:
         for key_id in list(key_ids):
             key = self._by_id.pop(key_id)
+            named = self._named.pop(key_id, None)
+            if named is not None:
+                self._facts.erase_later([named])
             _remove(self._of_user, key.user_id, key_id)
             _remove(self._of_tenant, key.tenant_id, key_id)
             self._uses.forget(key_id)

@@ -125,7 +125,7 @@ class KeyIssuer:
     async def revoke(
         self, key_id: str, *, by: str, any_owner: bool, recheck: Callable[[], None] = lambda: None
     ) -> None:
-        """End a key.
+        """End a key, and erase its name.
 
         Args:
             key_id: of the key.
@@ -144,6 +144,7 @@ class KeyIssuer:
                 raise UnknownKeyError("there is no such API key")
             await self._keys.revoke(key_id)
         structlog.get_logger().info("api_key_revoked", key_id=key_id, user_id=by, owner_id=key.user_id)
+        await self._facts.try_to_erase()
 
     def _active(self, user_id: str) -> User:
         """A user, who may have been deleted or deactivated since the request was let in."""
