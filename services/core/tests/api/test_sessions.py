@@ -258,6 +258,27 @@ def test_what_ends_sessions_holds_while_they_can_not_be_stored(start: Start, cha
 # --- slowing down, secrets ---
 
 
+def test_a_user_refreshes_only_so_often_whatever_the_sessions(start: Start):
+    core = start().ready()
+    with core.client() as admin, core.client({}) as client:
+        admin.post("/api/v1/auth/register", json={"username": "ann", "password": PASSWORD}).raise_for_status()
+        other = client.post(LOGIN, json={"username": "ann", "password": PASSWORD}).json()["refresh_token"]
+        tokens = [sign_in(client)["refresh_token"] for _ in range(2)]
+        # A repetition is written as well, and who proves nothing takes nothing from anybody.
+        refusal(refresh(client, tokens[0][:-1] + ("0" if tokens[0][-1] != "0" else "1")), 401, "unauthorized")
+        answers = [refresh(client, token) for _ in range(100) for token in tokens]
+        admitted = [answer for answer in answers if answer.status_code == 200]
+        # The bucket of 128 is refilled once a second meanwhile.
+        assert 128 <= len(admitted) < 180
+        limited = next(answer for answer in answers if answer.status_code != 200)
+        problem = refusal(limited, 429, "rate_limited")
+        assert problem["detail"] == "your sessions are refreshed too fast"
+        assert limited.headers["Retry-After"] == "1"
+        assert refresh(client, other).status_code == 200
+        time.sleep(1.1)
+        assert refresh(client, admitted[-1].json()["refresh_token"]).status_code == 200
+
+
 @pytest.mark.parametrize("username", [ADMIN, "nobody"])
 def test_guessing_is_told_when_to_go_on(start: Start, username: str):
     core = start().ready()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from typing import Final, TypeVar
 
@@ -13,8 +15,9 @@ from allsource_core.api.bodies import Bodies, media_type
 from allsource_core.api.call import Call, Handler, json_response
 from allsource_core.api.requests import decode_body, note_unknown_fields, refuse_query
 from allsource_core.identity.session_file import Session
-from allsource_core.identity.sessions import SessionDirectory
+from allsource_core.identity.sessions import SESSIONS_OF_A_USER_MAX, SessionDirectory
 from allsource_core.identity.sign_in import SignInService
+from allsource_core.tenancy.rate_limits import RateLimit, RateLimiter
 from allsource_shared.problems import ApiError
 from allsource_shared.wire.sessions import Login, Refresh, SessionList, SessionView, SignedIn
 from allsource_shared.wire.times import format_instant
@@ -25,6 +28,10 @@ _T = TypeVar("_T", Login, Refresh)
 
 _BODY_BYTES_MAX: Final = 64 * 1024
 """Anybody may send one; millions of unknown fields would keep everybody else waiting."""
+
+_REFRESHES_OF_A_USER: Final = RateLimit(requests_per_minute=60, burst=2 * SESSIONS_OF_A_USER_MAX)
+"""However many sessions a user has, each may be refreshed twice at once: an access token is good for 15 minutes at
+least."""
 
 _login_decoder: Final = msgspec.json.Decoder(Login)
 _refresh_decoder: Final = msgspec.json.Decoder(Refresh)
@@ -49,6 +56,7 @@ class SessionRoutes:
         self._sessions = sessions
         self._bodies = bodies
         self._address_of = address_of
+        self._limiter = RateLimiter(time.monotonic)
 
     @property
     def handlers(self) -> dict[str, Handler]:
@@ -77,12 +85,24 @@ class SessionRoutes:
         """``POST auth/refresh``."""
         refuse_query(call)
         refresh = await self._read(call, _refresh_decoder, Refresh)
+        self._slow_down(self._sessions.session_of(refresh.refresh_token).user_id)
         signed_in = await self._sign_in.refresh(
             refresh.refresh_token,
             address=self._address_of(call.request),
             user_agent=call.request.headers.get(hdrs.USER_AGENT, ""),
         )
         return _secret_response(signed_in)
+
+    def _slow_down(self, user_id: str) -> None:
+        """Let a user whose token was proven refresh only so often: each time the file of sessions is written.
+
+        Raises:
+            ApiError: ``rate_limited``. The token stays as it was.
+        """
+        verdict = self._limiter.take(user_id, _REFRESHES_OF_A_USER)
+        if not verdict.admitted:
+            seconds = str(math.ceil(verdict.retry_after))
+            raise ApiError("rate_limited", "your sessions are refreshed too fast", headers={"Retry-After": seconds})
 
     async def logout(self, call: Call) -> StreamResponse:
         """``POST auth/logout``."""
