@@ -295,6 +295,8 @@ async def test_an_account_is_slowed_down_however_its_name_is_written(service: Se
 async def test_one_account_and_one_tenant_have_a_part_of_the_queue_only(service: Service, ann: User):
     """Right passwords, of many users, through one door: others get their turn all the same."""
     others = [await service.create(f"user-{number}") for number in range(20)]
+    for user in (ann, *others):
+        await service.sign_in(user.username)
     asked = [service.sign_in(user.username) for user in others for _ in range(3)]
     answers = await asyncio.gather(*asked, *(service.sign_in() for _ in range(8)), return_exceptions=True)
     let_in = [answer for answer in answers if not isinstance(answer, BaseException)]
@@ -302,6 +304,25 @@ async def test_one_account_and_one_tenant_have_a_part_of_the_queue_only(service:
     assert 0 < len(let_in) <= service.passwords.queue_max // 4
     # A refusal is not held against anybody.
     assert (await service.sign_in()).token
+
+
+async def test_a_full_part_of_the_queue_tells_nobody_which_names_there_are(service: Service, ann: User):
+    """Who has accounts in a tenant can fill its part; what is answered to guesses meanwhile must not tell its users."""
+    own = [await service.create(f"own-{number}") for number in range(2)]
+    await service.create("away")
+    for user in (ann, *own):
+        await service.sign_in(user.username)
+    await service.sign_in("away", address="192.0.2.8")
+    guesses = [("ann", "198.51.100.9"), ("away", "192.0.2.7"), ("nobody", "192.0.2.7"), ("nobody", "198.51.100.9")]
+    answers = await asyncio.gather(
+        *(service.sign_in(user.username) for user in own for _ in range(3)),
+        *(service.sign_in(username, "wrong", address) for username, address in guesses),
+        service.sign_in("ann"),
+        return_exceptions=True,
+    )
+    assert [type(answer) for answer in answers[:6]] == [SignedIn] * 4 + [SignInQueueFullError] * 2
+    assert [type(answer) for answer in answers[6:-1]] == [InvalidCredentialsError] * len(guesses)
+    assert type(answers[-1]) is SignInQueueFullError
 
 
 async def test_what_a_fact_has_ended_goes_on_nowhere(service: Service, ann: User):

@@ -51,6 +51,17 @@ def fail(throttle: SignInThrottle, clock: Clock, account: str, address: str, tim
     return waits
 
 
+def test_where_accounts_signed_in_from_is_remembered_and_no_more_of_it_than_is_kept(clock: Clock):
+    throttle = SignInThrottle(clock, kept_max=2)
+    for account, address in (("ann", HOME), ("bob", HOME), ("ann", HOME), ("eve", "2001:db8::1")):
+        throttle.admit(account, address)
+        assert not throttle.has_succeeded(account, "198.51.100.9")
+        throttle.succeeded(account, address)
+    throttle.admit("nobody", HOME)
+    known = [("ann", HOME), ("bob", HOME), ("eve", "2001:db8::2"), ("eve", HOME), ("nobody", HOME)]
+    assert [throttle.has_succeeded(*one) for one in known] == [True, False, True, False, False]
+
+
 def test_typing_errors_cost_nothing_and_guessing_takes_longer_and_longer(throttle: SignInThrottle, clock: Clock):
     waits = fail(throttle, clock, "ann", HOME, 24)
     assert waits[:10] == [0.0] * 10

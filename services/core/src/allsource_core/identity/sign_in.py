@@ -34,7 +34,9 @@ __all__ = ["SignInService"]
 
 _OF_AN_ACCOUNT_MAX: Final = 4
 _TENANTS_MIN: Final = 4
-"""A quarter of the queue at most is one tenant's: its users, whose passwords are right, keep nobody else out."""
+"""A quarter of the queue at most is one tenant's: its users, whose passwords are right, keep nobody else out. Refused
+for it are only those who signed in before from where they are: anybody else would learn what names its users have.
+"""
 
 
 class SignInService:
@@ -146,7 +148,7 @@ class SignInService:
         user = self._users.named(username)
         encoded = user.password_hash if user is not None else None
         try:
-            with self._turn(username, user):
+            with self._turn(username, user, address):
                 matches = await self._passwords.verify(encoded, password)
         except SignInQueueFullError:
             self._throttle.not_checked(username, address)
@@ -159,22 +161,25 @@ class SignInService:
         return user
 
     @contextmanager
-    def _turn(self, username: str, user: User | None) -> Iterator[None]:
+    def _turn(self, username: str, user: User | None, address: str) -> Iterator[None]:
         """A place in the queue for passwords, of which no account and no tenant has more than a part.
 
         Raises:
             SignInQueueFullError: it has as many already.
         """
-        groups = {f"account {username}": _OF_AN_ACCOUNT_MAX}
+        groups = [f"account {username}"]
+        is_full = self._waiting[groups[0]] >= _OF_AN_ACCOUNT_MAX
         if user is not None and user.role is not Role.ADMIN:
-            groups[f"tenant {user.tenant_id}"] = max(1, self._passwords.queue_max // _TENANTS_MIN)
-        if any(self._waiting[group] >= most for group, most in groups.items()):
+            groups.append(of_tenant := f"tenant {user.tenant_id}")
+            if self._waiting[of_tenant] >= max(1, self._passwords.queue_max // _TENANTS_MIN):
+                is_full |= self._throttle.has_succeeded(username, address)
+        if is_full:
             raise SignInQueueFullError
-        self._waiting.update(groups.keys())
+        self._waiting.update(groups)
         try:
             yield
         finally:
-            self._waiting.subtract(groups.keys())
+            self._waiting.subtract(groups)
             for group in groups:
                 if not self._waiting[group]:
                     del self._waiting[group]

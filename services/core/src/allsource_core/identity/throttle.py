@@ -22,6 +22,9 @@ An attempt counts as failed from its beginning, so that a thousand at once don't
 back, and with it the count of account and address; those of the account and of the address stay otherwise as they are,
 for somebody else may be guessing, or the guesser have an account too.
 
+It is also remembered where accounts have signed in from: whoever asks from there may be told what depends on whether
+there is the account.
+
 The counts are kept in memory, a fixed number of each, of which those that were looked at longest ago give way. An
 attempt takes part in all three, so to push out the count of its own address one needs other addresses.
 """
@@ -133,7 +136,7 @@ class SignInThrottle:
 
     Args:
         clock: seconds that never go back.
-        kept_max: counts of each of the three kinds that are kept.
+        kept_max: counts of each of the three kinds that are kept; as many successes.
     """
 
     def __init__(self, clock: Callable[[], float], *, kept_max: int = _KEPT_MAX) -> None:
@@ -141,12 +144,15 @@ class SignInThrottle:
         self._pairs = _Counts(_PAIR, kept_max)
         self._addresses = _Counts(_ADDRESS, kept_max)
         self._accounts = _Counts(_ACCOUNT, kept_max)
+        self._kept_max = kept_max
+        # Account and address, the one that succeeded longest ago first.
+        self._succeeded: OrderedDict[bytes, None] = OrderedDict()
         # Names and addresses are kept as digests: short, and nothing to read in a dump of the memory.
         self._salt = secrets.token_bytes(16)
 
     def __len__(self) -> int:
-        """How many counts are kept."""
-        return len(self._pairs) + len(self._addresses) + len(self._accounts)
+        """How many counts and successes are kept."""
+        return len(self._pairs) + len(self._addresses) + len(self._accounts) + len(self._succeeded)
 
     def admit(self, account: str, address: str) -> None:
         """Let an attempt to sign in through, and count it as a failed one.
@@ -184,6 +190,14 @@ class SignInThrottle:
         self._pairs.forget(pair_key)
         self._addresses.take_back(address_key)
         self._accounts.take_back(account_key)
+        self._succeeded[pair_key] = None
+        self._succeeded.move_to_end(pair_key)
+        if len(self._succeeded) > self._kept_max:
+            self._succeeded.popitem(last=False)
+
+    def has_succeeded(self, account: str, address: str) -> bool:
+        """Whether somebody has signed in to the account from there since the start, as far as that is remembered."""
+        return self._keys(account, address)[2] in self._succeeded
 
     def not_checked(self, account: str, address: str) -> None:
         """An attempt that was let through got no answer: no password was looked at, and it still has its turn."""
