@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
@@ -19,6 +20,7 @@ from allsource_core.api.handlers import handlers_of
 from allsource_core.api.metrics import CoreMetrics
 from allsource_core.changes import Changes
 from allsource_core.engine import EventStore
+from allsource_core.identity.errors import UnknownKeyError
 from allsource_core.identity.principals import Principal
 from allsource_core.services import Services
 from allsource_core.settings import CoreSettings
@@ -122,3 +124,19 @@ async def test_who_may_not_any_more_after_the_wait_changes_nothing(world: World,
         await answer
     assert rechecks == [True]
     assert world.services.store.last_position == before
+
+
+async def test_who_was_an_administrator_before_the_wait_revokes_no_key_of_others(world: World):
+    key = world.parameters["key_id"]
+    other = world.services.users.named("developer")
+    assert other is not None
+
+    def demote(call: Call) -> None:
+        role = Role.DEVELOPER
+        call.caller = Principal("user", other.id, other.username, role, ROLE_PERMISSIONS[role], "default", "default")
+
+    call = world.call("revoke_api_key", demote)
+    call.caller = msgspec.structs.replace(world.root, user_id=other.id)
+    with pytest.raises(UnknownKeyError):
+        await world.handlers["revoke_api_key"](call)
+    assert world.services.keys.get(key) is not None

@@ -126,13 +126,13 @@ async def test_a_revoked_key_is_gone(here: Directories):
     key, credential = await here.make(ann)
     here.uses.note_use(key.id)
     revision = here.changes.revision
-    await here.issuer.revoke(key.id, by=ann.id, any_owner=False)
+    await here.issuer.revoke(key.id, by=ann.id, any_owner=lambda: False)
     assert here.keys.identify(credential) is None
     assert here.keys.get(key.id) is None
     assert here.uses.last_used_at(key.id) is None
     assert [(change.kind, change.id) for change in here.changes.since(revision) or []] == [("api_key", key.id)]
     for attempt in (
-        here.issuer.revoke(key.id, by=ann.id, any_owner=True),
+        here.issuer.revoke(key.id, by=ann.id, any_owner=lambda: True),
         here.issuer.rotate(ann.id, key.id),
     ):
         with pytest.raises(UnknownKeyError):
@@ -145,7 +145,7 @@ async def test_the_name_of_a_key_that_has_ended_is_erased(here: Directories, how
     ended, _ = await here.make(ann, name="Ada's laptop")
     kept, _ = await here.make(here.user("bob"), name="of another")
     if how == "revoked":
-        await here.issuer.revoke(ended.id, by=ann.id, any_owner=False)
+        await here.issuer.revoke(ended.id, by=ann.id, any_owner=lambda: False)
     else:
         async with here.facts.changing:
             facts = here.keys.revoke_all_of(ann.id) if how == "with its user" else here.keys.revoke_all_in("acme")
@@ -173,7 +173,7 @@ async def test_the_name_of_a_key_is_erased_after_a_restart_if_it_could_not_be_be
     ann = here.user("ann")
     key, _ = await here.make(ann, name="Ada's laptop")
     monkeypatch.setattr(here.facts, "erase", fail)
-    await here.issuer.revoke(key.id, by=ann.id, any_owner=False)
+    await here.issuer.revoke(key.id, by=ann.id, any_owner=lambda: False)
     again = Directories(here.store, here.path / "again")
     await again.facts.erase_owed()
     assert not any(b"laptop" in event.payload for event in here.store.read(SYSTEM_TENANT, EventQuery()))
@@ -213,12 +213,12 @@ async def test_what_is_stored_and_not_folded_yet_counts(here: Directories):
     kept, rotated, revoked = [(await here.make(ann))[0].id for _ in range(3)]
     other = Directories(here.store, here.path / "again")
     for key_id in (rotated, revoked):
-        await other.issuer.revoke(key_id, by=ann.id, any_owner=False)
+        await other.issuer.revoke(key_id, by=ann.id, any_owner=lambda: False)
     with pytest.raises(UnknownKeyError):
         await here.issuer.rotate(ann.id, rotated)
-    await other.issuer.revoke(kept, by=ann.id, any_owner=False)
+    await other.issuer.revoke(kept, by=ann.id, any_owner=lambda: False)
     with pytest.raises(UnknownKeyError):
-        await here.issuer.revoke(kept, by=ann.id, any_owner=False)
+        await here.issuer.revoke(kept, by=ann.id, any_owner=lambda: False)
     assert len(here.keys) == 0
 
 
@@ -299,14 +299,14 @@ async def test_a_key_of_somebody_else_is_unknown(here: Directories):
     ann, bob, root = here.user("ann"), here.user("bob"), here.user("root", Role.ADMIN)
     key, credential = await here.make(ann)
     for attempt in (
-        here.issuer.revoke(key.id, by=bob.id, any_owner=False),
+        here.issuer.revoke(key.id, by=bob.id, any_owner=lambda: False),
         here.issuer.rotate(bob.id, key.id),
         here.issuer.rotate(root.id, key.id),
     ):
         with pytest.raises(UnknownKeyError, match="there is no such API key"):
             await attempt
     assert here.keys.identify(credential) is key
-    await here.issuer.revoke(key.id, by=root.id, any_owner=True)
+    await here.issuer.revoke(key.id, by=root.id, any_owner=lambda: True)
     assert here.keys.identify(credential) is None
 
 
@@ -331,7 +331,7 @@ async def test_expired_and_revoked_keys_are_not_counted(here: Directories):
         await here.make(ann)
     here.time += DAY
     await here.make(ann)
-    await here.issuer.revoke(revoked.id, by=ann.id, any_owner=False)
+    await here.issuer.revoke(revoked.id, by=ann.id, any_owner=lambda: False)
     await here.issuer.rotate(ann.id, kept.id)
     await here.make(ann)
     assert here.keys.active_in("small") == QUOTA

@@ -84,7 +84,7 @@ class KeyDirectoryModel(RuleBasedStateMachine):
     def revoke(self, key_id: str, name: str, any_owner: bool) -> None:
         known = key_id in self.live and (any_owner or self.live[key_id][0] == name)
         try:
-            self.run(self.here.issuer.revoke(key_id, by=self.owners[name].id, any_owner=any_owner))
+            self.run(self.here.issuer.revoke(key_id, by=self.owners[name].id, any_owner=lambda: any_owner))
         except UnknownKeyError:
             assert not known
             return

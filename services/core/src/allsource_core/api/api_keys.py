@@ -111,7 +111,7 @@ class ApiKeyRoutes:
         await self._issuer.revoke(
             call.match.parameters["key_id"],
             by=call.principal.user_id,
-            any_owner=_sees_all(call),
+            any_owner=lambda: _sees_all(call),
             recheck=lambda: call.recheck(call),
         )
         return Response(status=204)

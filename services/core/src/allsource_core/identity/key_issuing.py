@@ -123,14 +123,14 @@ class KeyIssuer:
         return key, credential
 
     async def revoke(
-        self, key_id: str, *, by: str, any_owner: bool, recheck: Callable[[], None] = lambda: None
+        self, key_id: str, *, by: str, any_owner: Callable[[], bool], recheck: Callable[[], None] = lambda: None
     ) -> None:
         """End a key, and erase its name.
 
         Args:
             key_id: of the key.
             by: the user who asks for it.
-            any_owner: whether that may be a key of somebody else.
+            any_owner: whether that may be a key of somebody else; asked after `recheck`.
             recheck: as of `create`.
 
         Raises:
@@ -140,7 +140,7 @@ class KeyIssuer:
         async with self._facts.changing:
             recheck()
             key = self._keys.find(key_id)
-            if key.user_id != by and not any_owner:
+            if key.user_id != by and not any_owner():
                 raise UnknownKeyError("there is no such API key")
             await self._keys.revoke(key_id)
         structlog.get_logger().info("api_key_revoked", key_id=key_id, user_id=by, owner_id=key.user_id)
