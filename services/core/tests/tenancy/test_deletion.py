@@ -67,6 +67,8 @@ class Service:
 
     async def create_locked(self, tenant_id: str, *, events: int = EVENTS) -> None:
         """The same where `Facts.changing` is held."""
+        # As getting the lock does: here it is held since before what was uncertain.
+        self.facts.fold()
         await self.tenants.create(tenant_id, name=f"Ann of {tenant_id}", description="", quotas=Quotas(), limits=None)
         for user in ("ann", "bob"):
             await self.users.create_async(

@@ -128,7 +128,6 @@ class Registrar:
             raise UsernameTakenError(f"the username {username!r} is taken")
         password_hash = await self._passwords.hash_async(wanted.password, anonymous=by is None)
         async with self._facts.changing:
-            # What an append of uncertain outcome came to, if there was one.
             if self._place(wanted, by if again is None else again(), is_local) != place:
                 raise IdentityRuleError("unauthorized", "there is a first user by now: sign in as an administrator")
             user = await self._users.create_async(

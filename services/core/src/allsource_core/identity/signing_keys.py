@@ -180,7 +180,6 @@ class SigningKeyRing:
         Raises:
             EngineError: as `EventStore.append`; the key before goes on signing.
         """
-        self._facts.fold()  # an append whose outcome was uncertain may have made one
         await self._facts.append_async(self._addition(make_key(self._algorithm)))
         return self._newest.view(self._now())
 

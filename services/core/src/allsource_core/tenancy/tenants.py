@@ -222,7 +222,6 @@ class TenantDirectory:
             fault = "must be 1 to 128 of A-Z a-z 0-9 . _ - and begin with a letter or a digit"
             raise InvalidTenantError("id", fault)
         _check_name(name)
-        self._facts.fold()
         known = self._by_id.get(tenant_id)
         if known is not None:
             what = "is being deleted" if known.deleting else "exists"
@@ -260,9 +259,7 @@ class TenantDirectory:
         return self._by_id[tenant_id]
 
     def changeable(self, tenant_id: str) -> Tenant:
-        """The tenant of this id as it is for certain, unless it is being deleted. Raises UnknownTenantError."""
-        # What was uncertain may be decided by now.
-        self._facts.fold()
+        """The tenant of this id, unless it is being deleted. Raises UnknownTenantError."""
         tenant = self.find(tenant_id)
         if tenant.deleting:
             raise UnknownTenantError(f"the tenant {tenant_id!r} is being deleted")
@@ -280,7 +277,6 @@ class TenantDirectory:
             UnknownTenantError, DefaultTenantError, EngineError: nothing has changed.
         """
         _check_not_default(tenant_id, "deleted")
-        self._facts.fold()
         if not self.find(tenant_id).deleting:
             await self._append(tenant_id, _DELETING, _Deleting())
         return self.find(tenant_id)
