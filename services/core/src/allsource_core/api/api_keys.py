@@ -14,6 +14,7 @@ from aiohttp.web import Response, StreamResponse
 
 from allsource_core.api.bodies import Bodies, media_type
 from allsource_core.api.call import Call, Handler, json_response
+from allsource_core.api.cursors import cut_page
 from allsource_core.api.requests import decode_body, note_unknown_fields, parse_query, refuse_query
 from allsource_core.api.tenants import check_selected
 from allsource_core.identity.api_keys import ApiKey, ApiKeyDirectory
@@ -132,11 +133,9 @@ class ApiKeyRoutes:
         else:
             keys = self._keys.all() if user_id is None else self._keys.of_user(user_id)
         found = (key for key in keys if key.position > behind and parameters.tenant_id in (None, key.tenant_id))
-        # One more than asked for tells whether there is a next page.
-        page = list(islice(found, parameters.limit + 1))
-        shown = page[: parameters.limit]
-        next_cursor = str(shown[-1].position) if len(page) > len(shown) else None
-        return json_response(ApiKeyPage([self._view(key) for key in shown], len(shown), next_cursor))
+        page, more = cut_page(list(islice(found, parameters.limit + 1)), parameters.limit)
+        next_cursor = str(page[-1].position) if more else None
+        return json_response(ApiKeyPage([self._view(key) for key in page], len(page), next_cursor))
 
     def _view(self, key: ApiKey) -> ApiKeyView:
         return ApiKeyView(

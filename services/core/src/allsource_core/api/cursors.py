@@ -1,4 +1,4 @@
-"""Cursors: where a query goes on. Opaque to callers; valid for as long as the store has the events.
+"""Pages, and cursors: where a query goes on. Opaque to callers; valid for as long as the store has the events.
 
 A cursor carries the position of the last event that was given out and a digest of the query, so it can't be used
 with another one by mistake. It is no secret and grants nothing: the tenant comes from the caller's credential.
@@ -9,7 +9,9 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from collections.abc import Sequence
 from datetime import datetime
+from typing import TypeVar
 
 import msgspec
 
@@ -17,7 +19,14 @@ from allsource_shared.problems import ApiError
 from allsource_shared.wire.events import QueryParameters
 from allsource_shared.wire.times import to_microseconds
 
-__all__ = ["decode_cursor", "encode_cursor"]
+__all__ = ["cut_page", "decode_cursor", "encode_cursor"]
+
+_T = TypeVar("_T")
+
+
+def cut_page(found: Sequence[_T], limit: int) -> tuple[Sequence[_T], bool]:
+    """A page of what was looked up with one more than its limit, and whether that one shows that there is another."""
+    return found[:limit], len(found) > limit
 
 
 class _Cursor(msgspec.Struct, array_like=True, forbid_unknown_fields=True):

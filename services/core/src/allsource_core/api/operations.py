@@ -8,6 +8,7 @@ from typing import Any, Final
 from aiohttp.web import StreamResponse
 
 from allsource_core.api.call import Call, Handler, json_response
+from allsource_core.api.cursors import cut_page
 from allsource_core.api.requests import parse_query, refuse_query
 from allsource_core.engine import EventStore, Removal
 from allsource_core.tenancy.tenants import TenantDirectory
@@ -88,16 +89,15 @@ class OperationRoutes:
             if before is None:
                 raise ApiError("invalid_cursor", "cursor: not one that this service gave out")
         finished = None if parameters.status is None else parameters.status == "done"
-        # One more than asked for tells whether there is a next page.
-        removals = self._store.removals.latest(
+        found = self._store.removals.latest(
             call.principal.tenant_id,
             limit=parameters.limit + 1,
             before=before,
             finished=finished,
             tenants=_sees_tenants(call),
         )
-        operations = [self._operation(removal) for removal in removals[: parameters.limit]]
-        more = len(removals) > parameters.limit
+        removals, more = cut_page(found, parameters.limit)
+        operations = [self._operation(removal) for removal in removals]
         page = OperationPage(operations, len(operations), operations[-1].operation_id if more else None)
         return json_response(page)
 

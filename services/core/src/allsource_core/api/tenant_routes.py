@@ -13,6 +13,7 @@ from aiohttp.web import Response, StreamResponse
 
 from allsource_core.api.bodies import Bodies, media_type
 from allsource_core.api.call import Call, Handler, json_response
+from allsource_core.api.cursors import cut_page
 from allsource_core.api.operations import removal_operation
 from allsource_core.api.preconditions import check_if_match
 from allsource_core.api.requests import decode_body, note_unknown_fields, parse_query, refuse_query
@@ -116,10 +117,8 @@ class TenantRoutes:
         after = parameters.cursor or ""
         if parameters.cursor is not None and tenant_fault(after) is not None:
             raise ApiError("invalid_cursor", "cursor: not one that this service gave out")
-        # One more than asked for tells whether there is a next page.
-        found = self._tenants.page(after, parameters.limit + 1)
-        tenants = [_view(tenant) for tenant in found[: parameters.limit]]
-        more = len(found) > parameters.limit
+        page, more = cut_page(self._tenants.page(after, parameters.limit + 1), parameters.limit)
+        tenants = [_view(tenant) for tenant in page]
         return json_response(TenantPage(tenants, len(tenants), tenants[-1].id if more else None))
 
     async def get_tenant(self, call: Call) -> StreamResponse:

@@ -12,6 +12,7 @@ from msgspec import UNSET
 
 from allsource_core.api.bodies import Bodies, media_type
 from allsource_core.api.call import Call, Handler, json_response
+from allsource_core.api.cursors import cut_page
 from allsource_core.api.requests import StructT, decode_body, parse_query, refuse_query
 from allsource_core.api.tenants import check_selected
 from allsource_core.identity.accounts import Accounts
@@ -82,10 +83,9 @@ class UserRoutes:
             if match is None:
                 raise ApiError("invalid_cursor", "cursor: not one that this service gave out")
             after = int(match[1])
-        # One more than asked for tells whether there is a next page.
         found = self._users.behind(after, parameters.limit + 1, parameters.tenant_id)
-        page = found[: parameters.limit]
-        cursor = f"user-{page[-1].position}" if len(found) > len(page) else None
+        page, more = cut_page(found, parameters.limit)
+        cursor = f"user-{page[-1].position}" if more else None
         return json_response(UserPage([user.view() for user in page], len(page), cursor))
 
     async def get_user(self, call: Call) -> StreamResponse:
