@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from aiohttp import hdrs
@@ -12,13 +13,16 @@ from aiohttp.web import RequestPayloadError
 
 from allsource_core.api.call import Call
 from allsource_core.api.memory_budget import UNCOUNTED_BYTES_MAX
+from allsource_core.api.unpacking import ENCODINGS, Unpacking
 from allsource_shared.problems import ApiError
 
 __all__ = ["Bodies", "media_type"]
 
-_ENCODINGS: Final = ("identity", "gzip", "deflate")
-_GZIP_MEMBERS_MAX: Final = 16
-"""A gzip body may be several concatenated ones; each costs a copy of what is behind it."""
+_ENCODINGS: Final = ("identity", *ENCODINGS)
+
+_UNPACKERS: Final = 2
+"""Threads of their own: unpacking holds up nothing else that waits for a thread, and what it takes for a moment beside
+what is counted is bounded."""
 
 
 class Bodies:
@@ -32,6 +36,7 @@ class Bodies:
     def __init__(self, *, bytes_max: int, timeout_seconds: float) -> None:
         self._bytes_max = bytes_max
         self._timeout_seconds = timeout_seconds
+        self._unpackers = ThreadPoolExecutor(_UNPACKERS, thread_name_prefix="allsource-unpack")
 
     async def read(self, call: Call, bytes_max: int | None = None) -> bytes:
         """The unpacked body of a request.
@@ -42,8 +47,7 @@ class Bodies:
 
         Raises:
             ApiError: ``body_too_large``, ``unsupported_media_type``, ``bad_request``, ``request_timeout``,
-                ``overloaded``; as
-                `Call.recheck`, where it took time.
+                ``overloaded``; as `Call.recheck`, where it took time.
         """
         request = call.request
         encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower()
@@ -64,9 +68,8 @@ class Bodies:
                 body = await self._receive(call, self._bytes_max if encoding != "identity" else bytes_max)
                 call.recheck(call)
             if encoding != "identity":
-                body = await asyncio.to_thread(_unpack, body, encoding, bytes_max)
-                if len(body) > UNCOUNTED_BYTES_MAX:
-                    call.keep(len(body))
+                body = await self._unpack(call, body, encoding, bytes_max)
+                call.recheck(call)
         except TimeoutError:
             raise ApiError("request_timeout", f"the body took longer than {self._timeout_seconds:g} s") from None
         except OverflowError:
@@ -102,35 +105,34 @@ class Bodies:
                     call.keep(size)
         return b"".join(chunks)
 
+    async def _unpack(self, call: Call, packed: bytes, encoding: str, bytes_max: int) -> bytes:
+        """The unpacked body. It gets more room, and that is counted, as it turns out to need it.
+
+        Raises:
+            ApiError: ``overloaded``.
+            zlib.error: as `Unpacking.go_on`.
+            OverflowError: it is too long.
+        """
+        loop = asyncio.get_running_loop()
+        unpacking = Unpacking(packed, encoding)
+        room = min(UNCOUNTED_BYTES_MAX, bytes_max)
+        while True:
+            body = await loop.run_in_executor(self._unpackers, unpacking.go_on, room)
+            if body is not None:
+                break
+            if room == bytes_max:
+                raise OverflowError
+            room = min(2 * room, bytes_max)
+            # Of a tenant that has nothing else under way it is never too much: bodies have at most 16 MiB, packed and
+            # unpacked, and a tenant's share at least 32.
+            call.keep(len(packed) + room)
+        if len(body) > UNCOUNTED_BYTES_MAX:
+            call.keep(len(body))
+        return body
+
 
 def _too_large(bytes_max: int) -> ApiError:
     return ApiError("body_too_large", f"a body of this route may have at most {bytes_max} bytes")
-
-
-def _unpack(body: bytes, encoding: str, bytes_max: int) -> bytes:
-    """Unpack a whole body. aiohttp would take one that was cut off for a shorter one: half of a batch.
-
-    Raises:
-        zlib.error: it is damaged, unfinished, or something follows it.
-        OverflowError: it unpacks to more than `bytes_max`.
-    """
-    if encoding == "gzip":
-        window = 16 + zlib.MAX_WBITS
-    else:
-        # `deflate` means zlib's format; some send the bare stream, whose first byte can't begin a zlib header.
-        window = zlib.MAX_WBITS if body[:1] and body[0] & 0x0F == zlib.DEFLATED else -zlib.MAX_WBITS
-    unpacked = bytearray()
-    for _ in range(_GZIP_MEMBERS_MAX if encoding == "gzip" else 1):
-        member = zlib.decompressobj(window)
-        unpacked += member.decompress(body, bytes_max + 1 - len(unpacked))
-        if len(unpacked) > bytes_max:
-            raise OverflowError
-        if not member.eof:
-            raise zlib.error("it ends too soon")
-        body = member.unused_data
-        if not body:
-            return bytes(unpacked)
-    raise zlib.error("something follows it")
 
 
 def media_type(call: Call) -> str:
