@@ -56,6 +56,15 @@ class TestSize:
         refusal(response, 413, "body_too_large")
         assert last_position(posting.client) == before
 
+    @pytest.mark.parametrize("encoding", ["identity", "gzip"])
+    def test_of_a_body_without_a_length_no_more_is_read_than_the_route_takes(self, core: Core, encoding: str):
+        """Also of a packed one, and before anybody is known: the end of it is never sent."""
+        head = f"POST {LOGIN} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+        head += f"Transfer-Encoding: chunked\r\nContent-Encoding: {encoding}\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", core.port), timeout=30) as connection:
+            connection.sendall(head.encode() + b"%x\r\n%b\r\n" % (70_000, gzip.compress(b"").ljust(70_000)))
+            refusal(receive(connection), 413, "body_too_large")
+
     def test_a_chunked_body_is_good(self, posting: Posting, entity: str):
         whole = event(entity)
         response = posting.client.post(EVENTS, content=iter([whole[:5], whole[5:]]), headers=JSON)

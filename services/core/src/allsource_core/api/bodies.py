@@ -43,7 +43,7 @@ class Bodies:
 
         Args:
             call: whose body is read.
-            bytes_max: a smaller limit than that of every body.
+            bytes_max: a smaller limit than that of every body; it holds as sent, and unpacked, as well.
 
         Raises:
             ApiError: ``body_too_large``, ``unsupported_media_type``, ``bad_request``, ``request_timeout``,
@@ -65,7 +65,7 @@ class Bodies:
                 # A short body came with its head: nothing to wait for, which saves the price of a timeout.
                 body = content.read_nowait()
             else:
-                body = await self._receive(call, self._bytes_max if encoding != "identity" else bytes_max)
+                body = await self._receive(call, bytes_max)
                 call.recheck(call)
             if encoding != "identity":
                 body = await self._unpack(call, body, encoding, bytes_max)
