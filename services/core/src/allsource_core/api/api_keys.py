@@ -12,10 +12,10 @@ import msgspec
 from aiohttp import hdrs
 from aiohttp.web import Response, StreamResponse
 
-from allsource_core.api.bodies import Bodies, media_type
+from allsource_core.api.bodies import Bodies
 from allsource_core.api.call import Call, Handler, json_response
 from allsource_core.api.cursors import cut_page
-from allsource_core.api.requests import decode_body, note_unknown_fields, parse_query, refuse_query
+from allsource_core.api.requests import parse_query, refuse_query
 from allsource_core.api.tenants import check_selected
 from allsource_core.identity.api_keys import ApiKey, ApiKeyDirectory
 from allsource_core.identity.key_issuing import KeyIssuer
@@ -28,7 +28,6 @@ from allsource_shared.wire.times import format_instant
 
 __all__ = ["ApiKeyRoutes"]
 
-_BODY_BYTES_MAX: Final = 64 * 1024
 _CURSOR: Final = re.compile("[1-9][0-9]{0,15}\\Z")
 
 _new_key_decoder: Final = msgspec.json.Decoder(NewApiKey)
@@ -66,13 +65,7 @@ class ApiKeyRoutes:
     async def create(self, call: Call) -> StreamResponse:
         """``POST auth/api-keys``."""
         refuse_query(call)
-        media_type(call)
-        body = await self._bodies.read(call, _BODY_BYTES_MAX)
-        try:
-            new = decode_body(_new_key_decoder, body)
-            note_unknown_fields(call, body, NewApiKey)
-        except RecursionError:
-            raise ApiError("invalid_body", "the body nests too deeply") from None
+        new = await self._bodies.decode(call, _new_key_decoder)
         self._slow_down(call)
         if not new.name.isprintable():
             raise _invalid("name", "must be 1 to 128 printable characters")

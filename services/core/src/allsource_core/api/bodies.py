@@ -7,18 +7,24 @@ import zlib
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
+import msgspec
 from aiohttp import hdrs
 from aiohttp.http_exceptions import BadHttpMessage
 from aiohttp.web import RequestPayloadError
 
 from allsource_core.api.call import Call
 from allsource_core.api.memory_budget import UNCOUNTED_BYTES_MAX
+from allsource_core.api.requests import StructT, decode_body, note_unknown_fields
 from allsource_core.api.unpacking import ENCODINGS, Unpacking
 from allsource_shared.problems import ApiError
 
 __all__ = ["Bodies", "media_type"]
 
 _ENCODINGS: Final = ("identity", *ENCODINGS)
+
+_SMALL_BYTES_MAX: Final = 64 * 1024
+"""Of bodies that hold no events. Anybody may send some of them: millions of unknown fields would keep everybody else
+waiting."""
 
 _UNPACKERS: Final = 2
 """Threads of their own: unpacking holds up nothing else that waits for a thread, and what it takes for a moment beside
@@ -79,6 +85,23 @@ class Bodies:
         if len(body) > bytes_max:
             raise _too_large(bytes_max)
         return body
+
+    async def decode(self, call: Call, decoder: msgspec.json.Decoder[StructT]) -> StructT:
+        """What a body of at most 64 KiB says. Fields that its route ignores are noted.
+
+        Raises:
+            ApiError: as `media_type`, `read`, `decode_body` and `note_unknown_fields`; ``invalid_body`` too where it
+                nests too deeply.
+        """
+        media_type(call)
+        body = await self.read(call, _SMALL_BYTES_MAX)
+        try:
+            decoded = decode_body(decoder, body)
+            if call.match.route.lenient:
+                note_unknown_fields(call, body, decoder.type)
+        except RecursionError:
+            raise ApiError("invalid_body", "the body nests too deeply") from None
+        return decoded
 
     async def _receive(self, call: Call, bytes_max: int) -> bytes:
         """The body as it is sent. aiohttp's own way copies it twice.

@@ -9,9 +9,9 @@ from typing import Final
 import msgspec
 from aiohttp.web import StreamResponse
 
-from allsource_core.api.bodies import Bodies, media_type
+from allsource_core.api.bodies import Bodies
 from allsource_core.api.call import Call, Handler, json_response
-from allsource_core.api.requests import decode_body, parse_query, refuse_query
+from allsource_core.api.requests import parse_query, refuse_query
 from allsource_core.changes import Changes
 from allsource_core.identity.principals import Principal
 from allsource_shared.problems import ApiError
@@ -25,8 +25,6 @@ from allsource_shared.wire.internal import (
 )
 
 __all__ = ["InternalRoutes"]
-
-_INTROSPECT_BYTES_MAX: Final = 64 * 1024
 
 _introspect_decoder: Final = msgspec.json.Decoder(Introspect)
 
@@ -59,9 +57,7 @@ class InternalRoutes:
     async def introspect(self, call: Call) -> StreamResponse:
         """``POST /internal/v1/introspect``. A refused credential is an answer, too; what passes by itself is none."""
         refuse_query(call)
-        media_type(call)
-        body = await self._bodies.read(call, _INTROSPECT_BYTES_MAX)
-        asked = decode_body(_introspect_decoder, body)
+        asked = await self._bodies.decode(call, _introspect_decoder)
         principal = problem = None
         # Nothing is waited for in between: the revision is that of the moment at which the credential was judged.
         try:

@@ -11,9 +11,9 @@ import msgspec
 from aiohttp import hdrs
 from aiohttp.web import BaseRequest, StreamResponse
 
-from allsource_core.api.bodies import Bodies, media_type
+from allsource_core.api.bodies import Bodies
 from allsource_core.api.call import Call, Handler, json_response
-from allsource_core.api.requests import decode_body, note_unknown_fields, refuse_query
+from allsource_core.api.requests import refuse_query
 from allsource_core.identity.principals import Principal
 from allsource_core.identity.registration import Registrar
 from allsource_core.identity.throttle import network_of
@@ -23,7 +23,6 @@ from allsource_shared.wire.users import RegisteredUser, Registration
 
 __all__ = ["RegistrationRoutes"]
 
-_BODY_BYTES_MAX: Final = 64 * 1024
 _CREDENTIAL_HEADERS: Final = (hdrs.AUTHORIZATION, "X-API-Key")
 _EVERYBODY: Final = ""
 """The name of the one bucket of all who register without a credential."""
@@ -78,13 +77,7 @@ class RegistrationRoutes:
         # Who may register nobody isn't listened to, nor told what is wrong with the body.
         self._registrar.check_caller(by)
         refuse_query(call)
-        media_type(call)
-        body = await self._bodies.read(call, _BODY_BYTES_MAX)
-        try:
-            wanted = decode_body(_decoder, body)
-            note_unknown_fields(call, body, Registration)
-        except RecursionError:
-            raise ApiError("invalid_body", "the body nests too deeply") from None
+        wanted = await self._bodies.decode(call, _decoder)
         # The body may have taken its time.
         by = self._caller(call)
         address = self._address(call.request)

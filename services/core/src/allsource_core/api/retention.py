@@ -11,10 +11,10 @@ import msgspec
 from aiohttp import hdrs
 from aiohttp.web import Response, StreamResponse
 
-from allsource_core.api.bodies import Bodies, media_type
+from allsource_core.api.bodies import Bodies
 from allsource_core.api.call import Call, Handler, json_response
 from allsource_core.api.preconditions import check_if_match
-from allsource_core.api.requests import decode_body, parse_query, refuse_query
+from allsource_core.api.requests import parse_query, refuse_query
 from allsource_core.engine import ENTITY_ID_BYTES_MAX, EventStore, Policy, name_fault
 from allsource_core.tenancy.metering import Metering
 from allsource_shared.problems import ApiError, ProblemItem
@@ -22,7 +22,6 @@ from allsource_shared.wire.removal import PrefixSelection, RetentionBounds, Rete
 
 __all__ = ["RetentionRoutes"]
 
-_BODY_BYTES_MAX: Final = 64 * 1024
 _SECOND_US: Final = 1_000_000
 
 _bounds_decoder: Final = msgspec.json.Decoder(RetentionBounds)
@@ -88,12 +87,7 @@ class RetentionRoutes:
         return await self._delete(call, parse_query(call, PrefixSelection).prefix)
 
     async def _put(self, call: Call, prefix: str) -> StreamResponse:
-        media_type(call)
-        body = await self._bodies.read(call, _BODY_BYTES_MAX)
-        try:
-            bounds = decode_body(_bounds_decoder, body)
-        except RecursionError:
-            raise ApiError("invalid_body", "the body nests too deeply") from None
+        bounds = await self._bodies.decode(call, _bounds_decoder)
         age, count = bounds.max_age_seconds, bounds.max_count
         if age is None and count is None:
             detail = "give max_age_seconds, max_count or both; DELETE ends a policy"

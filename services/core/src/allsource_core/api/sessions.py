@@ -5,15 +5,15 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 from aiohttp import hdrs
 from aiohttp.web import BaseRequest, Response, StreamResponse
 
-from allsource_core.api.bodies import Bodies, media_type
+from allsource_core.api.bodies import Bodies
 from allsource_core.api.call import Call, Handler, json_response
-from allsource_core.api.requests import decode_body, note_unknown_fields, refuse_query
+from allsource_core.api.requests import refuse_query
 from allsource_core.identity.session_file import Session
 from allsource_core.identity.sessions import SESSIONS_OF_A_USER_MAX, SessionDirectory
 from allsource_core.identity.sign_in import SignInService
@@ -23,11 +23,6 @@ from allsource_shared.wire.sessions import Login, Refresh, SessionList, SessionV
 from allsource_shared.wire.times import format_instant
 
 __all__ = ["SessionRoutes"]
-
-_T = TypeVar("_T", Login, Refresh)
-
-_BODY_BYTES_MAX: Final = 64 * 1024
-"""Anybody may send one; millions of unknown fields would keep everybody else waiting."""
 
 _REFRESHES_OF_A_USER: Final = RateLimit(requests_per_minute=60, burst=2 * SESSIONS_OF_A_USER_MAX)
 """However many sessions a user has, each may be refreshed twice at once: an access token is good for 15 minutes at
@@ -72,7 +67,7 @@ class SessionRoutes:
     async def login(self, call: Call) -> StreamResponse:
         """``POST auth/login``."""
         refuse_query(call)
-        login = await self._read(call, _login_decoder, Login)
+        login = await self._bodies.decode(call, _login_decoder)
         signed_in = await self._sign_in.sign_in(
             login.username,
             login.password,
@@ -84,7 +79,7 @@ class SessionRoutes:
     async def refresh(self, call: Call) -> StreamResponse:
         """``POST auth/refresh``."""
         refuse_query(call)
-        refresh = await self._read(call, _refresh_decoder, Refresh)
+        refresh = await self._bodies.decode(call, _refresh_decoder)
         self._slow_down(self._sessions.session_of(refresh.refresh_token).user_id)
         signed_in = await self._sign_in.refresh(
             refresh.refresh_token,
@@ -123,18 +118,6 @@ class SessionRoutes:
         session = self._sessions.find(call.match.parameters["session_id"], call.principal.user_id)
         await self._sessions.end(session.id)
         return Response(status=204)
-
-    async def _read(self, call: Call, decoder: msgspec.json.Decoder[_T], struct: type[_T]) -> _T:
-        """The body of a request that anybody may make."""
-        media_type(call)
-        body = await self._bodies.read(call, _BODY_BYTES_MAX)
-        try:
-            decoded = decode_body(decoder, body)
-            if call.match.route.lenient:
-                note_unknown_fields(call, body, struct)
-        except RecursionError:
-            raise ApiError("invalid_body", "the body nests too deeply") from None
-        return decoded
 
 
 def _secret_response(signed_in: SignedIn) -> StreamResponse:

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Final, TypeVar
+from typing import Final
 
 import msgspec
 import structlog
 from aiohttp import hdrs
 from aiohttp.web import Response, StreamResponse
 
-from allsource_core.api.bodies import Bodies, media_type
+from allsource_core.api.bodies import Bodies
 from allsource_core.api.call import Call, Handler, json_response
 from allsource_core.api.cursors import cut_page
 from allsource_core.api.operations import removal_operation
 from allsource_core.api.preconditions import check_if_match
-from allsource_core.api.requests import decode_body, note_unknown_fields, parse_query, refuse_query
+from allsource_core.api.requests import parse_query, refuse_query
 from allsource_core.api.tenants import check_own_tenant
 from allsource_core.engine import CorruptionError, tenant_fault
 from allsource_core.facts import Facts
@@ -44,10 +44,6 @@ from allsource_shared.wire.tenants import (
 from allsource_shared.wire.times import format_instant
 
 __all__ = ["TenantRoutes"]
-
-_BODY_BYTES_MAX: Final = 64 * 1024
-
-StructT = TypeVar("StructT", bound=msgspec.Struct)
 
 _creation_decoder: Final = msgspec.json.Decoder(NewTenant)
 _description_decoder: Final = msgspec.json.Decoder(TenantDescription)
@@ -101,7 +97,8 @@ class TenantRoutes:
 
     async def create_tenant(self, call: Call) -> StreamResponse:
         """``POST tenants``."""
-        new = await self._decode(call, _creation_decoder, NewTenant)
+        refuse_query(call)
+        new = await self._bodies.decode(call, _creation_decoder)
         quotas, limits = _allowed(new)
         async with self._facts.changing:
             call.recheck(call)
@@ -129,7 +126,8 @@ class TenantRoutes:
     async def put_tenant(self, call: Call) -> StreamResponse:
         """``PUT tenants/{tenant_id}``."""
         tenant_id = _named(call)
-        told = await self._decode(call, _description_decoder, TenantDescription)
+        refuse_query(call)
+        told = await self._bodies.decode(call, _description_decoder)
         async with self._facts.changing:
             call.recheck(call)
             self._check_if_match(call, tenant_id)
@@ -140,7 +138,8 @@ class TenantRoutes:
     async def put_quotas(self, call: Call) -> StreamResponse:
         """``PUT tenants/{tenant_id}/quotas``."""
         tenant_id = _named(call)
-        quotas = await self._decode(call, _quotas_decoder, AllQuotas)
+        refuse_query(call)
+        quotas = await self._bodies.decode(call, _quotas_decoder)
         if quotas.max_storage_bytes:
             # The first append under it needs the bytes that are kept, and is told if they can't be counted.
             with suppress(CorruptionError, OSError):
@@ -155,7 +154,8 @@ class TenantRoutes:
     async def put_limits(self, call: Call) -> StreamResponse:
         """``PUT tenants/{tenant_id}/limits``."""
         tenant_id = _named(call)
-        given = await self._decode(call, _limits_decoder, RateLimits)
+        refuse_query(call)
+        given = await self._bodies.decode(call, _limits_decoder)
         rate, burst = given.requests_per_minute, given.burst
         if bool(rate) != bool(burst):
             field = "burst" if rate else "requests_per_minute"
@@ -219,18 +219,6 @@ class TenantRoutes:
             limits=_limits(tenant),
         )
         return json_response(stats)
-
-    async def _decode(self, call: Call, decoder: msgspec.json.Decoder[StructT], struct: type[StructT]) -> StructT:
-        refuse_query(call)
-        media_type(call)
-        body = await self._bodies.read(call, _BODY_BYTES_MAX)
-        try:
-            decoded = decode_body(decoder, body)
-            if call.match.route.lenient:
-                note_unknown_fields(call, body, struct)
-        except RecursionError:
-            raise ApiError("invalid_body", "the body nests too deeply") from None
-        return decoded
 
     def _check_if_match(self, call: Call, tenant_id: str) -> None:
         check_if_match(call, _tag(self._tenants.changeable(tenant_id)), what="tenant")

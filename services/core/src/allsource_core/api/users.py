@@ -10,10 +10,10 @@ import msgspec
 from aiohttp.web import BaseRequest, Response, StreamResponse
 from msgspec import UNSET
 
-from allsource_core.api.bodies import Bodies, media_type
+from allsource_core.api.bodies import Bodies
 from allsource_core.api.call import Call, Handler, json_response
 from allsource_core.api.cursors import cut_page
-from allsource_core.api.requests import StructT, decode_body, parse_query, refuse_query
+from allsource_core.api.requests import parse_query, refuse_query
 from allsource_core.api.tenants import check_selected
 from allsource_core.identity.accounts import Accounts
 from allsource_core.identity.users import UserDirectory
@@ -30,7 +30,6 @@ from allsource_shared.wire.users import (
 
 __all__ = ["UserRoutes"]
 
-_BODY_BYTES_MAX: Final = 64 * 1024
 _CURSOR: Final = re.compile("user-([1-9][0-9]{0,15})\\Z")
 
 _change_decoder: Final = msgspec.json.Decoder(UserChange)
@@ -96,7 +95,8 @@ class UserRoutes:
     async def change_user(self, call: Call) -> StreamResponse:
         """``PATCH auth/users/{user_id}``."""
         user_id = call.match.parameters["user_id"]
-        change = await self._body(call, _change_decoder)
+        refuse_query(call)
+        change = await self._bodies.decode(call, _change_decoder)
         if all(getattr(change, name) is UNSET for name in change.__struct_fields__):
             detail = "give at least one of role, active, password and email"
             raise ApiError("invalid_body", detail, errors=[ProblemItem("$", detail)])
@@ -121,7 +121,8 @@ class UserRoutes:
 
     async def change_password(self, call: Call) -> StreamResponse:
         """``POST auth/password``."""
-        change = await self._body(call, _password_decoder)
+        refuse_query(call)
+        change = await self._bodies.decode(call, _password_decoder)
         await self._accounts.change_password(
             call.principal,
             current=change.current,
@@ -149,15 +150,6 @@ class UserRoutes:
             key=self._describe_key(principal.key_id) if principal.key_id else None,
         )
         return json_response(me)
-
-    async def _body(self, call: Call, decoder: msgspec.json.Decoder[StructT]) -> StructT:
-        refuse_query(call)
-        media_type(call)
-        body = await self._bodies.read(call, _BODY_BYTES_MAX)
-        try:
-            return decode_body(decoder, body)
-        except RecursionError:
-            raise ApiError("invalid_body", "the body nests too deeply") from None
 
 
 def _role(text: str) -> Role:
