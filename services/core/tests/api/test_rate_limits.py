@@ -216,8 +216,8 @@ def test_a_batch_that_there_are_not_enough_tokens_for_is_not_stored(
     assert one.client.post(BATCH, json=batch(1_000)).status_code == 201
     response = one.client.post(BATCH, json=batch(1_000))
     refusal(response, 429, "rate_limited")
-    # 8 are left and the request took one of them; it needs 10.
-    assert response.headers[REMAINING] == "8"
+    # 9 are left, and it needs 11: it took none.
+    assert response.headers[REMAINING] == "9"
     assert 60 <= int(response.headers["Retry-After"]) <= 120
     page = root.get(QUERY, headers={"X-Tenant-ID": one.id}, params={"limit": 10_000}).json()
     assert page["count"] == 1_000

@@ -50,6 +50,19 @@ def test_what_costs_more_than_the_bucket_holds_takes_a_full_bucket(clock: Clock)
     assert limiter.take("a", limit, 100).admitted
 
 
+def test_what_is_put_back_can_be_taken_again_and_never_makes_more_than_a_full_bucket(clock: Clock) -> None:
+    limiter, limit = RateLimiter(clock), RateLimit(60, 10)
+    limiter.take("a", limit, 4)
+    limiter.put_back("a", limit, 3)
+    assert limiter.take("a", limit, 0).remaining == 9
+    limiter.put_back("a", limit, 100)
+    limiter.put_back("b", limit)
+    assert len(limiter) == 1
+    for tenant_id in "ab":
+        assert limiter.take(tenant_id, limit, 10).remaining == 0
+        assert not limiter.take(tenant_id, limit).admitted
+
+
 def test_another_limit_holds_from_the_next_call_on(clock: Clock) -> None:
     limiter = RateLimiter(clock)
     assert limiter.take("a", RateLimit(60, 100), 100).admitted

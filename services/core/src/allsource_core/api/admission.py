@@ -110,18 +110,31 @@ class Admission:
     def charge_more(self, call: Call, cost: float) -> None:
         """Take further tokens for what a call turned out to carry; altogether never more than a full bucket.
 
+        A call that is refused gets back what it had paid, so that those who come when they are told to find as much as
+        they were told. That it may do as often as its tenant may call: it was perhaps read to the end, and who sends
+        what is refused all the time pays for that.
+
         Raises:
-            ApiError: ``rate_limited``.
+            ApiError: ``rate_limited``, until there is enough for all of the call.
         """
         tenant_id = call.principal.home_tenant_id
         limit = self._limit_of(tenant_id)
         if limit is None:
             return
-        cost = min(cost, limit.burst - call.match.route.cost)
-        if cost > 0:
-            verdict = call.verdict = self._limiter.take(tenant_id, limit, cost)
-            if verdict.retry_after:
-                raise _rate_limited(verdict, limit)
+        paid = call.match.route.cost
+        cost = min(cost, limit.burst - paid)
+        if cost <= 0:
+            return
+        verdict = self._limiter.take(tenant_id, limit, cost)
+        if not verdict.admitted:
+            # Without a verdict it was let in when there was no limit, and has paid nothing. What is given back is
+            # counted in a bucket that is named like no tenant.
+            if call.verdict is not None and self._limiter.take(f"refused {tenant_id}", limit).admitted:
+                self._limiter.put_back(tenant_id, limit, paid)
+            verdict = self._limiter.take(tenant_id, limit, paid + cost)
+        call.verdict = verdict
+        if not verdict.admitted:
+            raise _rate_limited(verdict, limit)
 
 
 def _rate_limited(verdict: Verdict, limit: RateLimit) -> ApiError:

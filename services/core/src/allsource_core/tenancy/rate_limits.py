@@ -95,6 +95,13 @@ class RateLimiter:
             self._sweep(now)
         return Verdict(0.0, burst, int((now - after) * second + burst), after - now)
 
+    def put_back(self, tenant_id: str, limit: RateLimit, cost: float = 1.0) -> None:
+        """Give back what was taken, under the same limit, for a call that is then refused for more than that."""
+        full_at = self._full_at.get(tenant_id)
+        if full_at is not None:
+            # Of a bucket that is full meanwhile, that is a time in the past: as good as none.
+            self._full_at[tenant_id] = full_at - min(cost, limit.burst) * 60 / limit.requests_per_minute
+
     def forget(self, tenant_id: str) -> None:
         """There is no such tenant any more."""
         self._full_at.pop(tenant_id, None)
