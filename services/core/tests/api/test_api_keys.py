@@ -297,3 +297,4 @@ def test_a_user_makes_only_so_many_in_a_minute(core: Core):
         limited = client.post(KEYS, json={"name": "many", "role": "readonly"})
     assert set(statuses) == {201, 429}
     assert int(refusal(limited, 429, "rate_limited") and limited.headers["Retry-After"]) >= 1
+    assert f"wait {limited.headers['Retry-After']} s" in limited.json()["detail"]

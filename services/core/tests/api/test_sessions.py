@@ -272,7 +272,7 @@ def test_a_user_refreshes_only_so_often_whatever_the_sessions(start: Start):
         assert 128 <= len(admitted) < 180
         limited = next(answer for answer in answers if answer.status_code != 200)
         problem = refusal(limited, 429, "rate_limited")
-        assert problem["detail"] == "your sessions are refreshed too fast"
+        assert problem["detail"] == "your sessions are refreshed too fast; wait 1 s"
         assert limited.headers["Retry-After"] == "1"
         assert refresh(client, other).status_code == 200
         time.sleep(1.1)

@@ -16,7 +16,7 @@ from allsource_shared.permissions import Permission
 from allsource_shared.problems import ApiError
 from allsource_shared.routes import Access
 
-__all__ = ["Admission"]
+__all__ = ["Admission", "rate_limited"]
 
 
 class Admission:
@@ -86,7 +86,7 @@ class Admission:
         if limit is not None and cost:
             verdict = call.verdict = self._limiter.take(caller.home_tenant_id, limit, cost)
             if verdict.retry_after:
-                raise _rate_limited(verdict, limit)
+                raise _too_fast(verdict, limit)
 
     def _is_open(self, call: Call) -> bool:
         """Whether a call needs no principal."""
@@ -134,13 +134,14 @@ class Admission:
             verdict = self._limiter.take(tenant_id, limit, paid + cost)
         call.verdict = verdict
         if not verdict.admitted:
-            raise _rate_limited(verdict, limit)
+            raise _too_fast(verdict, limit)
 
 
-def _rate_limited(verdict: Verdict, limit: RateLimit) -> ApiError:
+def _too_fast(verdict: Verdict, limit: RateLimit) -> ApiError:
+    return rate_limited(verdict, f"the tenant calls faster than {limit.requests_per_minute} requests a minute")
+
+
+def rate_limited(verdict: Verdict, what: str) -> ApiError:
+    """The refusal of somebody for whom there are too few tokens; `what` they do too fast."""
     seconds = math.ceil(verdict.retry_after)
-    return ApiError(
-        "rate_limited",
-        f"the tenant calls faster than {limit.requests_per_minute} requests a minute; wait {seconds} s",
-        headers={"Retry-After": str(seconds)},
-    )
+    return ApiError("rate_limited", f"{what}; wait {seconds} s", headers={"Retry-After": str(seconds)})

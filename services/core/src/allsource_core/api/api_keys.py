@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from itertools import islice
@@ -12,6 +11,7 @@ import msgspec
 from aiohttp import hdrs
 from aiohttp.web import Response, StreamResponse
 
+from allsource_core.api.admission import rate_limited
 from allsource_core.api.bodies import Bodies
 from allsource_core.api.call import Call, Handler, json_response
 from allsource_core.api.cursors import cut_page
@@ -87,8 +87,7 @@ class ApiKeyRoutes:
         """
         verdict = self._limiter.take(call.principal.user_id, _KEYS_OF_A_USER)
         if not verdict.admitted:
-            seconds = str(math.ceil(verdict.retry_after))
-            raise ApiError("rate_limited", "you make API keys too fast", headers={"Retry-After": seconds})
+            raise rate_limited(verdict, "you make API keys too fast")
 
     async def rotate(self, call: Call) -> StreamResponse:
         """``POST auth/api-keys/{key_id}/rotate``."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from typing import Final
@@ -11,6 +10,7 @@ import msgspec
 from aiohttp import hdrs
 from aiohttp.web import BaseRequest, StreamResponse
 
+from allsource_core.api.admission import rate_limited
 from allsource_core.api.bodies import Bodies
 from allsource_core.api.call import Call, Handler, json_response
 from allsource_core.api.requests import refuse_query
@@ -111,5 +111,4 @@ class RegistrationRoutes:
         if verdict.admitted:
             verdict = self._limiter.take(_EVERYBODY, self._limit)
         if not verdict.admitted:
-            seconds = str(math.ceil(verdict.retry_after))
-            raise ApiError("rate_limited", "too many register at present", headers={"Retry-After": seconds})
+            raise rate_limited(verdict, "too many register at present")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from typing import Final
@@ -11,6 +10,7 @@ import msgspec
 from aiohttp import hdrs
 from aiohttp.web import BaseRequest, Response, StreamResponse
 
+from allsource_core.api.admission import rate_limited
 from allsource_core.api.bodies import Bodies
 from allsource_core.api.call import Call, Handler, json_response
 from allsource_core.api.requests import refuse_query
@@ -18,7 +18,6 @@ from allsource_core.identity.session_file import Session
 from allsource_core.identity.sessions import SESSIONS_OF_A_USER_MAX, SessionDirectory
 from allsource_core.identity.sign_in import SignInService
 from allsource_core.tenancy.rate_limits import RateLimit, RateLimiter
-from allsource_shared.problems import ApiError
 from allsource_shared.wire.sessions import Login, Refresh, SessionList, SessionView, SignedIn
 from allsource_shared.wire.times import format_instant
 
@@ -96,8 +95,7 @@ class SessionRoutes:
         """
         verdict = self._limiter.take(user_id, _REFRESHES_OF_A_USER)
         if not verdict.admitted:
-            seconds = str(math.ceil(verdict.retry_after))
-            raise ApiError("rate_limited", "your sessions are refreshed too fast", headers={"Retry-After": seconds})
+            raise rate_limited(verdict, "your sessions are refreshed too fast")
 
     async def logout(self, call: Call) -> StreamResponse:
         """``POST auth/logout``."""
