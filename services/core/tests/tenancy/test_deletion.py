@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from allsource_core.engine import AppendUncertainError, EventStore, Removal, Sto
 from allsource_core.engine import Event as StoredEvent
 from allsource_core.facts import DEFAULT_TENANT, SYSTEM_TENANT, Fact, Facts
 from allsource_core.identity.users import UserDirectory
+from allsource_core.tenancy import deletion
 from allsource_core.tenancy.deletion import TenantContents, TenantDeletions
 from allsource_core.tenancy.errors import DefaultTenantError, DeletionPendingError, UnknownTenantError
 from allsource_core.tenancy.tenants import TenantDirectory
@@ -218,6 +221,41 @@ def test_what_fails_is_said_and_tried_again(store: EventStore, monkeypatch: pyte
         await check_gone(service, "acme")
 
     asyncio.run(scenario())
+
+
+def test_what_failed_is_let_go_of_before_it_is_tried_again(store: EventStore, monkeypatch: pytest.MonkeyPatch):
+    class Looked:
+        """What the frames of an error have."""
+
+        def fail(self) -> Removal:
+            raise OSError(5, "broken")
+
+    looked: list[weakref.ref[Looked]] = []
+
+    def fail(_tenant_id: str) -> Removal:
+        one = Looked()
+        looked.append(weakref.ref(one))
+        return one.fail()
+
+    async def scenario() -> None:
+        service = Service(store)
+        service.deletions.start()
+        await service.create("acme")
+        monkeypatch.setattr(store.removals, "tenant", fail)
+        with pytest.raises(DeletionPendingError):
+            await service.deletions.delete("acme")
+        async with asyncio.timeout(10):
+            while looked[0]() is not None:
+                await asyncio.sleep(0.001)
+        await service.deletions.close()
+
+    monkeypatch.setattr(deletion, "_PAUSE_SECONDS", 60.0)
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(scenario())
+    finally:
+        gc.enable()
 
 
 def test_the_default_tenant_and_those_that_are_not_there_are_left_alone(store: EventStore):

@@ -12,6 +12,7 @@ from aiohttp.web import BaseRequest, RequestHandler, Server, StreamResponse
 
 from allsource_core.api.dispatcher import Dispatcher
 from allsource_core.api.problem_details import problem_response
+from allsource_core.engine import without_frames
 from allsource_shared.context import REQUEST_ID_HEADER, begin_request
 from allsource_shared.problems import ApiError
 
@@ -68,6 +69,9 @@ class _Connection(RequestHandler):
         message: str | None = None,
     ) -> StreamResponse:
         if request.writer.output_size > 0:
+            if exc is not None:
+                # aiohttp leaves what is raised here in a cycle with its task: frames of a read would keep its files.
+                without_frames(exc)
             raise ConnectionError("the answer has begun; it can only be broken off") from exc
         ids = begin_request(request.headers.get(REQUEST_ID_HEADER), None)
         if status < 500:

@@ -38,6 +38,7 @@ from allsource_core.engine.errors import (
     StoreLockedError,
     StoreReadOnlyError,
     VersionConflictError,
+    without_frames,
 )
 from allsource_core.engine.events import Event
 from allsource_core.engine.inspection import StoreDescription, inspect_store
@@ -119,4 +120,5 @@ __all__ = [
     "tenant_fault",
     "upgrade_store",
     "verify_store",
+    "without_frames",
 ]

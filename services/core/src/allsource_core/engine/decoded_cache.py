@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import OrderedDict
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Final
 
 from allsource_core.engine.decoded_segment import DecodedSegment
+from allsource_core.engine.errors import EngineError, without_frames
 from allsource_core.engine.queries import EventQuery
 from allsource_core.engine.row_group import RowGroup, Selection
 from allsource_core.engine.segment_reader import SegmentReader
 
 __all__ = ["DecodedCache"]
+
+_log = logging.getLogger(__name__)
 
 _WHOLE: Final = -1
 """In the place of a row group's number."""
@@ -63,9 +67,13 @@ class DecodedCache:
             is_ours = future is None
             if future is None:
                 future = self._pending[file] = Future()
-        if is_ours:
-            self._decode(reader, future)
-        return future.result()
+        try:
+            if is_ours:
+                self._decode(reader, future)
+            return future.result()
+        finally:
+            # An error that it ended with keeps this frame, and would keep itself alive by it, and the callers' views.
+            del future
 
     def row_group(self, reader: SegmentReader, number: int) -> RowGroup:
         """A row group of a reader's segment. Raises what `SegmentReader.row_group` does.
@@ -135,7 +143,10 @@ class DecodedCache:
         except BaseException as error:  # whoever waits must learn of it, whatever it is
             with self._lock:
                 del self._pending[file]
-            future.set_exception(error)
+            if not isinstance(error, EngineError | OSError | MemoryError):
+                _log.error("segment %d could not be decoded", file, exc_info=error)
+            # Without its frames, which lead to the future again, and to whoever called.
+            future.set_exception(without_frames(error))
             return
         with self._lock:
             del self._pending[file]

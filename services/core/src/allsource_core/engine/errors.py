@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 from uuid import UUID
 
 __all__ = [
@@ -41,7 +42,10 @@ __all__ = [
     "StoreLockedError",
     "StoreReadOnlyError",
     "VersionConflictError",
+    "without_frames",
 ]
+
+_ErrorT = TypeVar("_ErrorT", bound=BaseException)
 
 
 class EngineError(Exception):
@@ -198,3 +202,15 @@ class CorruptionError(EngineError):
         self.path = path
         self.offset = offset
         self.reason = reason
+
+
+def without_frames(error: _ErrorT) -> _ErrorT:
+    """The same error, for somebody who keeps it: without the frames that it and what it came from went through.
+
+    A frame holds its variables and, by the frame that called it, those of all its callers: so, of a read, the view.
+    """
+    links: list[BaseException] = [error]
+    for link in links:
+        link.__traceback__ = None
+        links += [other for other in (link.__cause__, link.__context__) if other is not None and other not in links]
+    return error

@@ -65,12 +65,17 @@ async def limited_async(
 
 async def in_thread(readers: Executor, read: Callable[..., _Result], *arguments: Any) -> _Result:
     """Have something read in another thread. Raises what it raises, or StoreClosedError."""
+    # In no variable here: an error that it ends with keeps this frame, and would keep itself alive by it, and what was
+    # read from.
+    return await _begin(readers, read, arguments)
+
+
+def _begin(readers: Executor, read: Callable[..., _Result], arguments: tuple[Any, ...]) -> asyncio.Future[_Result]:
     try:
-        reading = asyncio.get_running_loop().run_in_executor(readers, read, *arguments)
+        return asyncio.get_running_loop().run_in_executor(readers, read, *arguments)
     except RuntimeError:
         # They were shut down.
         raise StoreClosedError("the store was closed") from None
-    return await reading
 
 
 def _read_on(chunks: Iterator[list[Event]], wanted: int | None) -> tuple[list[Event], bool]:

@@ -10,7 +10,7 @@ from uuid import UUID
 
 import msgspec
 
-from allsource_core.engine.errors import EngineError, NotFoundError
+from allsource_core.engine.errors import EngineError, NotFoundError, without_frames
 from allsource_core.engine.log_format import (
     AnyControlRecord,
     EntityRemoved,
@@ -254,9 +254,9 @@ class RemovalRequests:
         while not made:
             try:
                 self._look_and_append(tenant_id, look, made)
-            except EngineError as error:
+            except (EngineError, OSError, MemoryError) as error:
                 # Its frames have a view, whose files nothing is removed from while somebody keeps the error.
-                raise error.with_traceback(None) from error.__cause__
+                raise without_frames(error)  # noqa: B904 - it is the same
         self._on_removed()
         return self._parts.catalog.removals[made[0].position]
 

@@ -18,7 +18,7 @@ import structlog
 
 from allsource_core.changes import Changes
 from allsource_core.engine import Event as StoredEvent
-from allsource_core.engine import EventStore, NotFoundError, Removal, StoreClosedError
+from allsource_core.engine import EventStore, NotFoundError, Removal, StoreClosedError, without_frames
 from allsource_core.facts import Fact, Facts
 from allsource_core.tenancy.errors import DeletionPendingError, UnknownTenantError
 from allsource_core.tenancy.tenants import Tenant, TenantDirectory
@@ -80,7 +80,8 @@ class _Deletion:
 
     def fail(self, error: Exception) -> None:
         if not self.attempt.done():
-            self.attempt.set_exception(error)
+            # Without its frames, and all that these read from: it stays here until the next attempt.
+            self.attempt.set_exception(without_frames(error))
             # Perhaps nobody waits for it.
             self.attempt.exception()
 
