@@ -94,7 +94,7 @@ class Facts:
     def fold(self) -> None:
         """Fold what is stored and not folded yet: at start everything. Facts of kinds without an owner are passed over.
 
-        An append whose outcome was uncertain may be among it: the store has decided on it since.
+        An append whose outcome was uncertain may be among it.
 
         It goes on behind the last position of any tenant at the time before. So, called often enough, it finds
         everything in memory, and decodes no segment on the event loop.
@@ -127,7 +127,7 @@ class Facts:
         self.fold()
 
     async def append_async(self, facts: Sequence[Fact]) -> None:
-        """The same on an event loop, with `changing` held. Of what is decided later, `follow` tells."""
+        """The same on an event loop, with `changing` held."""
         try:
             await self._store.append_async(SYSTEM_TENANT, _events(facts))
         except AppendUncertainError:
@@ -136,8 +136,8 @@ class Facts:
         self.fold()
 
     async def follow(self) -> None:
-        """Fold for ever, a few times a second: what nobody folded who appended it, as they are told that an append is
-        uncertain before the store has decided on it, or were cancelled; and so that `fold` has never far to go.
+        """Fold for ever, a few times a second: what nobody folded who appended it, as they were cancelled; and so that
+        `fold` has never far to go.
         """
         while True:
             await asyncio.sleep(_FOLLOW_SECONDS)

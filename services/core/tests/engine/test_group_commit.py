@@ -21,6 +21,7 @@ from allsource_core.engine import (
 )
 from allsource_core.engine.events import server_id
 from allsource_core.engine.filesystem import LocalFilesystem
+from allsource_core.engine.log_writer import LogWriter
 
 from .stores import SMALL, TENANT, FaultyFilesystem, SteppedLogFile, new_event, open_store, without_background_work
 
@@ -288,6 +289,48 @@ def test_waits_are_refused_when_they_are_ended(tmp_path: Path) -> None:
 
     with open_store(tmp_path / "s") as store:
         asyncio.run(check(store))
+
+
+def test_who_is_told_that_a_write_failed_finds_what_is_durable_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two appends share a commit but no file: the first is on the disk when the second file can't be made."""
+    told = threading.Event()
+    repair = LogWriter.repair
+
+    def repair_late(writer: LogWriter) -> None:
+        told.wait(10)
+        repair(writer)
+
+    async def append(store: EventStore) -> int:
+        """Where readers are when it is told."""
+        with pytest.raises(AppendUncertainError):
+            await store.append_async(TENANT, [new_event()])
+        return store.last_position
+
+    async def append_both(store: EventStore) -> list[int]:
+        committer = store._path._committer
+        assert committer is not None
+        with committer._committing:
+            first = asyncio.create_task(append(store))
+            await asyncio.sleep(0)
+            store._path.freeze()
+            second = asyncio.create_task(append(store))
+            await asyncio.sleep(0)
+            filesystem.fail_next()
+        seen = await asyncio.gather(first, second)
+        told.set()
+        return seen
+
+    without_background_work(monkeypatch)
+    filesystem = FaultyFilesystem(only=lambda kind, _path: kind == "open", lasting=False)
+    with open_store(tmp_path / "s", filesystem=filesystem) as store:
+        store.append(TENANT, [new_event()])
+        monkeypatch.setattr(LogWriter, "repair", repair_late)
+        assert asyncio.run(append_both(store)) == [2, 2]
+        assert filesystem.failed == 1
+        assert len(list(store.read(TENANT))) == 2
+        assert store.append(TENANT, [new_event()]).events[0].position == 3
 
 
 def test_a_reader_that_waits_while_the_disk_fails_is_told_not_yet(tmp_path: Path) -> None:

@@ -329,9 +329,12 @@ class AppendPath:
         assert self._committer is not None
         assert self._writer is not None
         with self.lock:
-            self._committer.end_epoch(error)
-            durable = self._committer.durable_position
-            self._undurable.durable(durable)
+            durable = self._committer.written_position
+            try:
+                self._undurable.durable(durable)
+                self._visibility.advance(durable)
+            finally:
+                self._committer.end_epoch(error)
             self._memory.roll_back(durable + 1)
             self._undurable.undo()
             self._begin_file = False
@@ -347,7 +350,6 @@ class AppendPath:
                     raise
             finally:
                 self._on_frozen()
-        self._visibility.advance(durable)
         if self._memory.frozen:
             self.on_sealable()
 

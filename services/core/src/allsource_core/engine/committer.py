@@ -219,10 +219,16 @@ class Committer:
         with self._committing:
             self._on_failure(error)
 
+    @property
+    def written_position(self) -> int:
+        """Of the last record on disk, those included that a commit had written when it failed."""
+        return max(self.durable_position, self._writer.good_position)
+
     def end_epoch(self, error: BaseException) -> None:
         """Forget everything that is not durable, and tell those who wait for it that it is uncertain.
 
-        Called by `on_failure`, while nobody else can enqueue. What the writer finished before the failure is durable;
+        Called by `on_failure`, while nobody else can enqueue, once everybody can see up to `written_position`: some of
+        those who are told look at once what became of theirs. What the writer finished before the failure is durable;
         that its authors are told otherwise does no harm.
         """
         reason = str(error) or type(error).__name__
@@ -232,7 +238,7 @@ class Committer:
             self._pending.clear()
             self.pending_bytes = 0
             self._in_doubt = False
-            self.durable_position = max(self.durable_position, self._writer.good_position)
+            self.durable_position = self.written_position
             self._enqueued_position = self.durable_position
             waiting = [waiter for _, waiter in self._waiters]
             self._waiters.clear()
