@@ -8,6 +8,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
@@ -391,3 +392,41 @@ def test_after_a_crash_what_is_used_is_what_is_stored(start: Callable[..., Core]
         account.allow(max_events_per_day=len(stored) + 1, max_storage_bytes=(len(stored) + 2) * EVENT_BYTES)
         assert account.append().status_code == 201
         refusal(account.append(), 429, "quota_exceeded")
+
+
+# A write of the log fails for as long as a file is there. The ledger asks the store for nothing that is uncertain: it
+# does not where something of the tenant is always under way.
+FAILING = """
+import sys
+from pathlib import Path
+from allsource_core import __main__ as entry
+from allsource_core.engine.log_writer import LogWriter
+from allsource_core.tenancy.usage import UsageLedger
+
+commit = LogWriter.commit
+
+def commit_unless(writer, records):
+    if Path(FAIL).exists():
+        raise OSError(5, "the disk fails")
+    commit(writer, records)
+
+LogWriter.commit = commit_unless
+UsageLedger._settle_uncertain = lambda ledger: None
+sys.exit(entry.main())
+"""
+
+
+def test_what_the_disk_did_not_take_is_given_back_at_once(start: Callable[..., Core], tmp_path: Path):
+    fail = tmp_path / "fail"
+    core = start(program=("-c", FAILING.replace("FAIL", repr(str(fail)), 1))).ready()
+    with core.client() as admin:
+        account = Account(admin, max_events_per_day=2, max_storage_bytes=2 * EVENT_BYTES)
+        assert account.append().status_code == 201
+        for _ in range(3):
+            fail.touch()
+            refusal(account.append(), 503, "append_uncertain")
+            fail.unlink()
+        assert account.used("events_today") == 1
+        assert account.append().status_code == 201
+        refusal(account.append(), 429, "quota_exceeded")
+        assert len(account.stored()) == 2

@@ -291,8 +291,9 @@ def test_waits_are_refused_when_they_are_ended(tmp_path: Path) -> None:
         asyncio.run(check(store))
 
 
-def test_who_is_told_that_a_write_failed_finds_what_is_durable_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("form", ["append", "append_async"])
+def test_what_is_durable_of_a_failed_write_is_seen_and_acknowledged_before_the_rest_is_uncertain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
 ) -> None:
     """Two appends share a commit but no file: the first is on the disk when the second file can't be made."""
     told = threading.Event()
@@ -302,21 +303,30 @@ def test_who_is_told_that_a_write_failed_finds_what_is_durable_of_it(
         told.wait(10)
         repair(writer)
 
-    async def append(store: EventStore) -> int:
-        """Where readers are when it is told."""
-        with pytest.raises(AppendUncertainError):
-            await store.append_async(TENANT, [new_event()])
-        return store.last_position
+    async def append(store: EventStore) -> tuple[str, int]:
+        """What its author is told, and where readers are then."""
+        try:
+            if form == "append":
+                await asyncio.to_thread(store.append, TENANT, [new_event()])
+            else:
+                await store.append_async(TENANT, [new_event()])
+        except AppendUncertainError:
+            return "uncertain", store.last_position
+        return "stored", store.last_position
 
-    async def append_both(store: EventStore) -> list[int]:
+    async def sequenced(store: EventStore, position: int) -> None:
+        while store._parts.sequencer.memory.next_position <= position:
+            await asyncio.sleep(0.001)
+
+    async def append_both(store: EventStore) -> list[tuple[str, int]]:
         committer = store._path._committer
         assert committer is not None
         with committer._committing:
             first = asyncio.create_task(append(store))
-            await asyncio.sleep(0)
+            await sequenced(store, 2)
             store._path.freeze()
             second = asyncio.create_task(append(store))
-            await asyncio.sleep(0)
+            await sequenced(store, 3)
             filesystem.fail_next()
         seen = await asyncio.gather(first, second)
         told.set()
@@ -327,7 +337,7 @@ def test_who_is_told_that_a_write_failed_finds_what_is_durable_of_it(
     with open_store(tmp_path / "s", filesystem=filesystem) as store:
         store.append(TENANT, [new_event()])
         monkeypatch.setattr(LogWriter, "repair", repair_late)
-        assert asyncio.run(append_both(store)) == [2, 2]
+        assert asyncio.run(append_both(store)) == [("stored", 2), ("uncertain", 2)]
         assert filesystem.failed == 1
         assert len(list(store.read(TENANT))) == 2
         assert store.append(TENANT, [new_event()]).events[0].position == 3

@@ -24,7 +24,6 @@ from allsource_core.engine import (
     NESTING_MAX,
     AppendCondition,
     Appended,
-    AppendUncertainError,
     ConditionItem,
     EngineError,
     EventStore,
@@ -157,11 +156,12 @@ class AppendRoutes:
                 dry_run=options.dry_run,
                 decoded=True,
             )
-        except (AppendUncertainError, asyncio.CancelledError):
+        except asyncio.CancelledError:
             # It may be stored: who can't tell counts it, until the store is asked.
             reservation.keep()
             raise
         except BaseException:
+            # Also where it is uncertain: this store does not have it, and the next one to be opened is counted anew.
             reservation.release()
             raise
         if appended.duplicate or appended.dry_run:

@@ -54,8 +54,9 @@ class Committer:
         self._enqueued_position = durable_position
         self._on_durable = on_durable
         self._on_failure = on_failure
-        # In words: an exception would keep the frames that it went through, and what they read from, for ever.
-        self._failures: list[str] = []
+        # What was durable in spite of each, and why it was, in words: an exception would keep the frames that it went
+        # through, and what they read from, for ever.
+        self._failures: list[tuple[int, str]] = []
         self._closed = False
         self._in_doubt = False
         self._committing = threading.RLock()
@@ -101,19 +102,19 @@ class Committer:
             finally:
                 self._committing.release()
             if self.epoch != epoch:
-                self._raise_if_over(epoch)
+                self._raise_if_over(epoch, position)
             return
         woken = threading.Lock()
         woken.acquire()
         with self._state:
-            self._raise_if_over(epoch)
+            self._raise_if_over(epoch, position)
             if self.durable_position >= position:
                 return
             self._raise_if_closed()
             self._threads.append((position, woken))
         self._wake.put(None)
         woken.acquire()
-        self._raise_if_over(epoch)
+        self._raise_if_over(epoch, position)
         if self.durable_position < position:
             self._raise_if_closed()
 
@@ -123,7 +124,7 @@ class Committer:
             return
         waiter = loop_future()
         with self._state:
-            self._raise_if_over(epoch)
+            self._raise_if_over(epoch, position)
             # Durable meanwhile, perhaps, with nobody left to say so.
             if self.durable_position >= position:
                 return
@@ -131,11 +132,13 @@ class Committer:
             self._waiters.append((position, waiter))
         self._wake.put(None)
         await waiter[1]
-        self._raise_if_over(epoch)
+        self._raise_if_over(epoch, position)
 
-    def _raise_if_over(self, epoch: int) -> None:
+    def _raise_if_over(self, epoch: int, position: int) -> None:
         if self.epoch != epoch:
-            raise AppendUncertainError(self._failures[epoch])
+            durable, reason = self._failures[epoch]
+            if position > durable:
+                raise AppendUncertainError(reason)
 
     def _raise_if_closed(self) -> None:
         if self._closed:
@@ -227,26 +230,27 @@ class Committer:
     def end_epoch(self, error: BaseException) -> None:
         """Forget everything that is not durable, and tell those who wait for it that it is uncertain.
 
-        Called by `on_failure`, while nobody else can enqueue, once everybody can see up to `written_position`: some of
-        those who are told look at once what became of theirs. What the writer finished before the failure is durable;
-        that its authors are told otherwise does no harm.
+        Called by `on_failure`, while nobody else can enqueue, once everybody can see up to `written_position`: what the
+        writer finished before the failure is durable, and its authors are told so. Nothing else of the epoch is ever
+        durable while this process lives; the next one may find it in the log if that could not be repaired.
         """
         reason = str(error) or type(error).__name__
         with self._state:
-            self._failures.append(reason)
+            durable = self.durable_position = self._enqueued_position = self.written_position
+            self._failures.append((durable, reason))
             self.epoch += 1
             self._pending.clear()
             self.pending_bytes = 0
             self._in_doubt = False
-            self.durable_position = self.written_position
-            self._enqueued_position = self.durable_position
-            waiting = [waiter for _, waiter in self._waiters]
+            ready = [waiter for position, waiter in self._waiters if position <= durable]
+            lost = [waiter for position, waiter in self._waiters if position > durable]
             self._waiters.clear()
             woken = [lock for _, lock in self._threads]
             self._threads.clear()
         for lock in woken:
             lock.release()
-        complete(waiting, AppendUncertainError(reason))
+        complete(ready)
+        complete(lost, AppendUncertainError(reason))
 
     def close(self) -> None:
         """Commit what is enqueued, end the thread, close the log."""

@@ -153,7 +153,8 @@ class EventStore:
             InvalidEventError, VersionConflictError, ConditionFailedError, ConditionTooBroadError,
             EventIdConflictError, OverloadedError, StoreReadOnlyError, KeysDamagedError, StoreClosedError: nothing was
                 stored.
-            AppendUncertainError: the disk failed; unknown whether the events are stored.
+            AppendUncertainError: the disk failed; unknown whether the events are stored. This store forgets them; the
+                next that opens the directory may have them.
             CorruptionError: what had to be looked up is damaged; nothing was stored.
         """
         prepared = prepare(tenant_id, events, expected_versions, condition, self._clock, decoded)

@@ -133,8 +133,9 @@ class Reservation(msgspec.Struct, gc=False):
             account.let_go(self.events, self.bytes)
 
     def keep(self) -> None:
-        """It is unknown whether the events are stored (`AppendUncertainError`): they count as used, on whatever day,
-        until the ledger has asked the store, which has forgotten them or has them again after a restart.
+        """It is unknown whether the events are stored, as whoever appends them was cancelled: they count as used, on
+        whatever day, until the ledger has asked the store. An append of uncertain outcome is to be released: the store
+        has forgotten it, or has it again after a restart, when all is counted anew.
         """
         account, self.account = self.account, None
         if account is not None:
