@@ -18,6 +18,9 @@ from allsource_shared.problems import ApiError
 
 __all__ = ["RunningStreams"]
 
+_LOOK_AGAIN_SECONDS: Final = 0.05
+"""Not sooner does a timer look again that came too early."""
+
 _RESET: Final = struct.pack("ii", 1, 0)
 """Of `SO_LINGER`: wait for nothing."""
 
@@ -35,6 +38,8 @@ class RunningStreams:
 
     def __init__(self, changes: Changes) -> None:
         self._calls: dict[int, Call] = {}
+        # Of those whose credentials expire.
+        self._timers: dict[int, asyncio.TimerHandle] = {}
         self._look_is_due = False
         changes.listen(self._changed)
 
@@ -50,16 +55,21 @@ class RunningStreams:
         """
         call.recheck(call)
         self._calls[id(call)] = call
-        expires_at = call.principal.expires_at
-        timer = None
-        if expires_at is not None:
-            timer = asyncio.get_running_loop().call_later(max(0.0, expires_at - time.time()), self._look_at, call, True)
+        self._await_expiry(call, 0.0)
         try:
             yield
         finally:
             del self._calls[id(call)]
+            timer = self._timers.pop(id(call), None)
             if timer is not None:
                 timer.cancel()
+
+    def _await_expiry(self, call: Call, seconds_min: float) -> None:
+        """Look at a call when its credential expires, but not before so many seconds have passed."""
+        expires_at = call.principal.expires_at
+        if expires_at is not None:
+            seconds = max(seconds_min, expires_at - time.time())
+            self._timers[id(call)] = asyncio.get_running_loop().call_later(seconds, self._look_at, call, True)
 
     def _changed(self) -> None:
         # Not at once: more may change together with this, and be half done.
@@ -83,6 +93,10 @@ class RunningStreams:
             structlog.get_logger().info("stream_broken_off", reason=error.code)
             if call.request.transport is not None:
                 _break_off(call.request.transport)
+        else:
+            if expired:
+                # Not yet: timers may come a millisecond early, and the clock that says so may have been set back.
+                self._await_expiry(call, _LOOK_AGAIN_SECONDS)
 
 
 def _break_off(transport: asyncio.Transport) -> None:
