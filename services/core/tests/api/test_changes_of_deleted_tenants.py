@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
+import msgspec
 import pytest
 
 from allsource_core.api.call import Call
@@ -34,8 +35,8 @@ EVENT_ID = "01890a5d-ac96-774b-bcce-b302099a8057"
 class Body:
     """Every request has it."""
 
-    async def read(self, _call: Call, _bytes_max: int) -> bytes:
-        return b'{"max_count": 1}'
+    async def decode(self, _call: Call, decoder: msgspec.json.Decoder[Any]) -> Any:
+        return decoder.decode(b'{"max_count": 1}')
 
 
 class Service:

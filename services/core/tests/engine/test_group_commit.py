@@ -246,7 +246,7 @@ def test_tenants_take_turns_where_there_is_no_room(tmp_path: Path, monkeypatch: 
 
         for _ in range(3):
             await store.append_async("a", [new_event()])
-        flood = [asyncio.create_task(write("a")) for _ in range(40)]
+        flood = [asyncio.create_task(write("a")) for _ in range(100)]
         await asyncio.sleep(0)
         other = asyncio.create_task(write("b"))
         await asyncio.sleep(0)
@@ -257,7 +257,8 @@ def test_tenants_take_turns_where_there_is_no_room(tmp_path: Path, monkeypatch: 
         return order
 
     with open_store(tmp_path / "s", options=options) as store:
-        assert asyncio.run(check(store)).index("b") < 20
+        # First come, first served would make it the last. Each looks its entity up in a thread, which takes its time.
+        assert asyncio.run(check(store)).index("b") < 80
 
 
 def test_a_caller_that_is_cancelled_leaves_its_append_to_the_store(tmp_path: Path) -> None:
