@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
@@ -22,6 +23,7 @@ __all__ = ["DURATION_BOUNDS", "CoreMetrics"]
 DURATION_BOUNDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _BUCKETS: Final = [*(str(float(bound)) for bound in DURATION_BOUNDS), "+Inf"]
 """Their names: each counts what took no longer."""
+_BOUNDS: Final = np.array(DURATION_BOUNDS)
 
 _COUNTED_TOGETHER: Final = 1024
 
@@ -83,7 +85,7 @@ class _Durations:
     def __init__(self) -> None:
         self._counts: npt.NDArray[np.int64] = np.zeros(len(DURATION_BOUNDS) + 1, dtype=np.int64)
         self._sum = 0.0
-        self._new: list[float] = []
+        self._new = array("d")
 
     def add(self, seconds: float) -> None:
         new = self._new
@@ -92,9 +94,10 @@ class _Durations:
             self._count()
 
     def _count(self) -> None:
-        self._counts += np.bincount(np.searchsorted(DURATION_BOUNDS, self._new), minlength=len(self._counts))
-        self._sum += sum(self._new)
-        self._new.clear()
+        new = np.frombuffer(self._new)
+        self._counts += np.bincount(np.searchsorted(_BOUNDS, new), minlength=len(self._counts))
+        self._sum += float(new.sum())
+        self._new = array("d")
 
     def merge(self, other: _Durations) -> None:
         """Add those of another one."""
