@@ -80,6 +80,6 @@ def test_head_gets_the_length_and_no_body(core: Core):
 
 
 def test_who_takes_nothing_of_an_answer_is_given_up(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(answers, "_WRITE_SECONDS", 0)
+    monkeypatch.setattr(answers, "WRITE_SECONDS_MAX", 0)
     with pytest.raises(ConnectionResetError, match="stopped reading"):
         asyncio.run(answers.write_in_time(asyncio.sleep(3600)))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import select
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
@@ -15,7 +16,7 @@ from allsource_core.api.memory_budget import Hold, MemoryBudget
 from allsource_shared.problems import ApiError
 
 from .seeding import OTHER_TENANT
-from .service import BATCH, JSON, QUERY, Core, bearer, last_position, receive, refusal, until
+from .service import BATCH, EVENTS, JSON, QUERY, Core, bearer, last_position, receive, refusal, until
 
 MEBIBYTE = 1024 * 1024
 BODY_BYTES = 15 * MEBIBYTE
@@ -157,6 +158,35 @@ def test_what_was_stored_is_not_refused_for_its_large_answer(small: Core, caller
         answer = small.send(head("POST", BATCH, "default", length, "Content-Type: application/json") + body)
         assert answer.status_code == 201
         assert len(answer.content) > len(body)
+
+
+_IMPATIENT = """
+import allsource_core.api.http_server as server
+from allsource_core.__main__ import main
+
+server.WRITE_SECONDS_MAX = 1
+main()
+"""
+
+
+@pytest.mark.parametrize("target", [f"{QUERY}?limit=1", "/nope"], ids=["pages", "refusals"])
+def test_who_reads_no_answer_of_any_size_is_given_up(start: Callable[..., Core], target: str):
+    core = start(program=("-c", _IMPATIENT)).ready()
+    ask = head("GET", target, "default") * 100
+    with core.client(bearer("developer")) as client, sending(core) as reader:
+        event = {"event_type": "a", "entity_id": "page", "payload": "x" * 100_000}
+        client.post(EVENTS, json=event).raise_for_status()
+        # More than the service reads of them before it can write no more of their answers.
+        reader.setblocking(False)
+        with contextlib.suppress(ConnectionError):
+            while select.select([], [reader], [], 0.5)[1]:
+                reader.send(ask)
+        gone = select.poll()
+        gone.register(reader, select.POLLHUP)
+        assert gone.poll(10_000)
+        assert held(client) == 0
+        figures = client.get("/metrics").text
+        assert ('operation="query_events",status="499"' in figures) == (target != "/nope")
 
 
 def test_all_tenants_together_have_a_bound():

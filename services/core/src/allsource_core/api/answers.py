@@ -13,12 +13,12 @@ from aiohttp import HttpVersion11, hdrs
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web import BaseRequest, Response, StreamResponse
 
-__all__ = ["JsonResponse", "add_lines", "write_in_time"]
+__all__ = ["WRITE_SECONDS_MAX", "JsonResponse", "add_lines", "write_in_time"]
 
 _PIECE_BYTES: Final = 256 * 1024
 """A larger body is written in pieces, each of which the reader has to take in time."""
 
-_WRITE_SECONDS: Final = 60.0
+WRITE_SECONDS_MAX: Final = 60.0
 """How long an answer waits for a reader that does not read."""
 
 
@@ -114,7 +114,7 @@ async def write_in_time(writing: Awaitable[None]) -> None:
         ConnectionResetError: the reader is gone, or has stopped reading.
     """
     try:
-        async with asyncio.timeout(_WRITE_SECONDS):
+        async with asyncio.timeout(WRITE_SECONDS_MAX):
             await writing
     except TimeoutError:
         raise ConnectionResetError("the reader has stopped reading") from None

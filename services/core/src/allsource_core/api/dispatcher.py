@@ -183,3 +183,6 @@ async def _send_counted(call: Call, response: JsonResponse) -> None:
     call.keep(response.nbytes, refusable=call.request.method in _SAFE_METHODS)
     await response.prepare(call.request)
     await response.write_eof()
+    if call.request.transport is None:
+        # Who waits for a connection that is given up is merely woken.
+        raise ConnectionResetError("the reader is gone, or has stopped reading")

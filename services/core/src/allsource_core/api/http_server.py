@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import Any
+from collections.abc import Callable
+from typing import Any, cast
 
 from aiohttp import StreamReader
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web import BaseRequest, RequestHandler, Server, StreamResponse
 
+from allsource_core.api.answers import WRITE_SECONDS_MAX
 from allsource_core.api.dispatcher import Dispatcher
 from allsource_core.api.problem_details import problem_response
 from allsource_core.engine import without_frames
@@ -61,6 +63,36 @@ class HttpServer(Server):
 
 
 class _Connection(RequestHandler):
+    """One connection. Whoever leaves more of its answers unread than may be buffered has so long to take them.
+
+    The limit is here, and not where an answer is written, since it then holds for every answer and takes no time of
+    those that are read.
+    """
+
+    _abort: Callable[[], None] | None = None
+    _patience: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        # aiohttp forgets the transport when it is told to close, which may be for ever before what it holds is read.
+        self._abort = cast(asyncio.Transport, transport).abort
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        assert self._abort is not None
+        self._patience = self._loop.call_later(WRITE_SECONDS_MAX, self._abort)
+
+    def resume_writing(self) -> None:
+        assert self._patience is not None
+        self._patience.cancel()
+        super().resume_writing()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        self._abort = None
+        super().connection_lost(exc)
+
     def handle_error(
         self,
         request: BaseRequest,
