@@ -96,6 +96,8 @@ def _open(path: Path, schema: str, version: int, *, durable: bool) -> sqlite3.Co
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
         connection.execute("PRAGMA foreign_keys = ON")
+        # What is deleted is in no free part of a page either.
+        connection.execute("PRAGMA secure_delete = ON")
         _check(connection)
         found = connection.execute("PRAGMA user_version").fetchone()[0]
         if found == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
@@ -14,6 +15,7 @@ from allsource_core.identity.accounts import Accounts
 from allsource_core.identity.api_keys import ApiKeyDirectory
 from allsource_core.identity.bootstrap import create_first_admin, prepare_first_registration
 from allsource_core.identity.credentials import Credentials
+from allsource_core.identity.errors import SessionsUnavailableError
 from allsource_core.identity.key_issuing import KeyIssuer
 from allsource_core.identity.key_uses import KeyUses
 from allsource_core.identity.passwords import Passwords
@@ -165,7 +167,7 @@ class Services:
             password_rules=password_rules,
             check_password=self.sign_in.proves,
             revoke_keys=self.keys.revoke_all_of,
-            end_sessions=self.sessions.end_all,
+            end_sessions=self._end_sessions,
             tenant_is_open=self.tenants.is_open,
         )
 
@@ -181,6 +183,9 @@ class Services:
         """Begin what goes on beside requests, and finish what an earlier process could not."""
         self._tasks.append(asyncio.create_task(self.facts.follow()))
         await self.sessions.end_where(self._has_ended)
+        # The process before may have ended between the end of sessions and this. It is no reason not to start.
+        with suppress(SessionsUnavailableError):
+            await self.sessions.erase()
         self.key_uses.start()
         await self.usage.start()
         await self.facts.try_to_erase()
@@ -196,6 +201,12 @@ class Services:
         await asyncio.to_thread(self.sessions.close)
         await self.key_uses.close()
         await self.usage.close()
+
+    async def _end_sessions(self, user_id: str, keeps: str) -> None:
+        """End the sessions of a user but for one; of a user who was deleted nothing is left of them."""
+        await self.sessions.end_all(user_id, keeps)
+        if self.users.get(user_id) is None:
+            await self.sessions.erase()
 
     def _has_ended(self, session: Session) -> bool:
         user = self.users.get(session.user_id)

@@ -56,6 +56,6 @@ def tenant_contents(
         ended=(end_sessions,),
         personal_events=(users.personal_events,),
         facts_of_removal=(keys.revoke_all_in, revocations_of_users, users.facts_of_removal),
-        erased=(facts.erase_owed,),
+        erased=(facts.erase_owed, sessions.erase),
         forgotten=(forget_usage, forget_rate),
     )

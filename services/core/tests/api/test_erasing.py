@@ -73,6 +73,24 @@ REGISTER = "/api/v1/auth/register"
 KEYS = "/api/v1/auth/api-keys"
 
 
+@pytest.mark.parametrize("gone", ["user", "tenant"])
+def test_what_is_known_of_sessions_goes_with_user_and_tenant(start: Callable[..., Core], gone: str):
+    core = start().ready()
+
+    def kept() -> list[str]:
+        return [file.name for file in (core.data / "derived").iterdir() if b"Lovelace's browser" in file.read_bytes()]
+
+    with core.client() as admin:
+        admin.post("/api/v1/tenants", json={"id": "acme", "name": "Acme"}).raise_for_status()
+        body = {"username": "ada", "password": PASSWORD}
+        user = admin.post(REGISTER, json={**body, "tenant_id": "acme"}).json()["user_id"]
+        with core.client({"User-Agent": "Lovelace's browser"}) as client:
+            client.post("/api/v1/auth/login", json=body).raise_for_status()
+        assert kept()
+        admin.delete("/api/v1/" + {"user": f"auth/users/{user}", "tenant": "tenants/acme"}[gone]).raise_for_status()
+        assert kept() == []
+
+
 def key_of(core: Core, admin: httpx.Client, username: str, tenant: str) -> tuple[str, str]:
     """A new user of a tenant, and a key of theirs that bears a name: the ids of both."""
     user = admin.post(REGISTER, json={"username": username, "password": PASSWORD, "tenant_id": tenant}).json()

@@ -390,6 +390,45 @@ async def test_the_file_is_for_its_owner_and_holds_no_token(sessions: SessionDir
             assert bytes.fromhex(read.mac) not in content
 
 
+def on_disk(directory: Path, text: str) -> list[str]:
+    return [file.name for file in directory.iterdir() if text.encode() in file.read_bytes()]
+
+
+async def test_nothing_is_left_on_disk_of_sessions_that_were_erased(
+    sessions: SessionDirectory, open_sessions: Open, tmp_path: Path
+):
+    directory = tmp_path / "derived"
+    for number in range(40):
+        await sessions.create(f"user-{number}", address="192.0.2.7", user_agent=f"browser-{number}-" + "x" * 200)
+    await open_sessions().erase()
+    assert on_disk(directory, "browser-7-") == ["sessions.sqlite"]
+    sessions = open_sessions()
+    _, token = await sessions.create("ann", address="192.0.2.7", user_agent="browser-of-ann")
+    await sessions.refresh(token, address="192.0.2.7", user_agent="another-of-ann")
+    for user in ("ann", *(f"user-{number}" for number in range(39))):
+        await sessions.end_all(user)
+    await sessions.erase()
+    for agent in ("browser-of-ann", "another-of-ann", *(f"browser-{number}-" for number in range(39))):
+        assert on_disk(directory, agent) == []
+    assert on_disk(directory, "browser-39-") == ["sessions.sqlite"]
+
+
+async def test_who_reads_the_file_keeps_what_was_erased_but_stops_nothing(
+    sessions: SessionDirectory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    await sessions.create("ann", **FROM)
+    sessions._file._connection.execute("PRAGMA busy_timeout = 1")
+    reader = sqlite3.connect(tmp_path / "derived" / "sessions.sqlite", isolation_level=None)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM sessions").fetchall()
+    await sessions.end_all("ann")
+    with pytest.raises(SessionsUnavailableError, match="being read"):
+        await sessions.erase()
+    await sessions.create("bob", **FROM)
+    reader.close()
+    await sessions.erase()
+
+
 class Disk:
     """Stands before the file of sessions: counts what is written, fails, or keeps everybody waiting."""
 

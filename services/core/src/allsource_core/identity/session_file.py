@@ -17,11 +17,12 @@ import msgspec
 from allsource_core.derived import open_derived, transaction
 from allsource_core.identity.errors import SessionsUnavailableError
 
-__all__ = ["SESSIONS_FILE", "Session", "SessionFile"]
+__all__ = ["SESSIONS_FILE", "Session", "SessionFile", "clean_user_agent"]
 
 SESSIONS_FILE: Final = Path("derived", "sessions.sqlite")
 """Its place in the data directory."""
 
+_USER_AGENT_CHARACTERS_MAX: Final = 256
 _VERSION: Final = 1
 _SCHEMA: Final = """
 CREATE TABLE sessions (
@@ -114,6 +115,24 @@ class SessionFile:
         except sqlite3.Error as error:
             raise SessionsUnavailableError(f"the file of sessions can't be written: {error}") from error
 
+    def erase(self) -> None:
+        """Leave nothing of sessions that were taken away: the file written ahead has them as they were.
+
+        Raises:
+            SessionsUnavailableError: it can't be done at present, as it is when another process reads the file.
+        """
+        try:
+            is_busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.Error as error:
+            raise SessionsUnavailableError(f"the file of sessions can't be written: {error}") from error
+        if is_busy:
+            raise SessionsUnavailableError("the file of sessions is being read by another process")
+
     def close(self) -> None:
         """Close it. Nothing is left to be written."""
         self._connection.close()
+
+
+def clean_user_agent(text: str) -> str:
+    """What a caller says that it is, for people to read: short, and without control characters."""
+    return "".join(filter(str.isprintable, text[: 4 * _USER_AGENT_CHARACTERS_MAX]))[:_USER_AGENT_CHARACTERS_MAX]

@@ -28,7 +28,7 @@ import structlog
 from allsource_core.changes import Changes
 from allsource_core.identity.errors import RefreshRefusedError, SessionsUnavailableError, UnknownSessionError
 from allsource_core.identity.refresh_tokens import RefreshTokens, read_refresh_token
-from allsource_core.identity.session_file import Session, SessionFile
+from allsource_core.identity.session_file import Session, SessionFile, clean_user_agent
 
 __all__ = ["REPEAT_SECONDS", "SESSIONS_OF_A_USER_MAX", "SessionDirectory"]
 
@@ -38,7 +38,6 @@ REPEAT_SECONDS: Final = 10.0
 SESSIONS_OF_A_USER_MAX: Final = 64
 """Beyond it the one that was used longest ago ends."""
 
-_USER_AGENT_CHARACTERS_MAX: Final = 256
 _SEED_BYTES: Final = 32
 _MICROSECONDS: Final = 1_000_000
 
@@ -165,7 +164,7 @@ class SessionDirectory:
             last_used_at=now,
             expires_at=now + self._lifetime,
             address=address,
-            user_agent=_clean(user_agent),
+            user_agent=clean_user_agent(user_agent),
         )
         self._keep(_Alive(session, []))
         self._unsaved.add(session.id)
@@ -200,8 +199,9 @@ class SessionDirectory:
             await self.end(session.id)
             raise RefreshRefusedError
         now = self._now()
+        agent = clean_user_agent(user_agent)
         used = msgspec.structs.replace(
-            session, last_used_at=now, expires_at=now + self._lifetime, address=address, user_agent=_clean(user_agent)
+            session, last_used_at=now, expires_at=now + self._lifetime, address=address, user_agent=agent
         )
         if generation == session.generation:
             used = msgspec.structs.replace(used, generation=generation + 1, rotated_at=now)
@@ -245,6 +245,11 @@ class SessionDirectory:
             if has_ended(alive.session):
                 self._forget(alive.session.id)
         await self._saved()
+
+    async def erase(self) -> None:
+        """Leave nothing on disk of sessions that have ended. Raises SessionsUnavailableError: some of it still is."""
+        await self._saved()
+        await asyncio.get_running_loop().run_in_executor(self._writer, self._file.erase)
 
     def close(self) -> None:
         """Write what is left to be written and close the file. Blocks."""
@@ -387,11 +392,6 @@ class SessionDirectory:
                 if replaced[index] is not None:
                     break
                 replaced[index] = now
-
-
-def _clean(user_agent: str) -> str:
-    """What a caller says that it is, for people to read: short, and without control characters."""
-    return "".join(filter(str.isprintable, user_agent[: 4 * _USER_AGENT_CHARACTERS_MAX]))[:_USER_AGENT_CHARACTERS_MAX]
 
 
 def _log_failure(write: asyncio.Task[None]) -> None:

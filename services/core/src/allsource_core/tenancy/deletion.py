@@ -41,7 +41,7 @@ class TenantContents(msgspec.Struct, frozen=True):
         ended: end what is alive: sessions.
         personal_events: facts that are to be erased, as they name people.
         facts_of_removal: facts after which there is none of it any more: users, keys.
-        erased: erase what names people and was stored too late to be among `personal_events`.
+        erased: erase what is left of people: what was stored too late to be among `personal_events`, and of sessions.
         forgotten: forget what was counted.
     """
 
