@@ -10,6 +10,7 @@ import uvloop
 from allsource_control_plane.app import open_gateway
 from allsource_control_plane.server import create_server, free_address, wait_until_accepting
 from allsource_control_plane.settings import ControlPlaneSettings, GatewaySettings
+from allsource_shared.settings import LoggingSettings
 
 from .wire import GATEWAY_KEY, FakeCore, Gateway
 
@@ -30,14 +31,14 @@ async def core():
 
 @pytest_asyncio.fixture
 async def start_gateway(core):
-    """Starts gateways in front of `core`, with the settings given as keywords."""
+    """Starts gateways in front of `core`, with the settings of `[gateway]` given as keywords."""
     running = []
 
-    async def start(**settings):
+    async def start(logging=None, **settings):
         _, port = free_address("127.0.0.1", 0)
         settings = {"key": GATEWAY_KEY, "core_url": f"http://127.0.0.1:{core.port}", **settings}
         gateway = GatewaySettings(port=port, **settings)
-        opened = open_gateway(ControlPlaneSettings(gateway=gateway))
+        opened = open_gateway(ControlPlaneSettings(gateway=gateway, logging=logging or LoggingSettings()))
         entry = await opened.__aenter__()
         server = create_server(entry, "127.0.0.1", port, gateway)
         running.append((opened, server, asyncio.create_task(server.serve())))

@@ -14,6 +14,7 @@ from allsource_control_plane.settings import ControlPlaneSettings, GatewaySettin
 from allsource_shared.configuration import describe_keys
 from allsource_shared.core_routes import CORE_ROUTES
 from allsource_shared.routes import Access
+from allsource_shared.settings import LoggingSettings
 from allsource_shared.wire.health import GatewayHealth
 
 from .figures import figures
@@ -208,3 +209,14 @@ async def test_answer_that_the_core_broke_off_is_logged_whatever_its_status(gate
     line = next(line for line in lines if line["event"] == "request")
     assert (line["status"], line["bytes"], line["aborted_by"]) == (200, 9, "core")
     assert found["control_plane_core_errors_total{reason=broken_answer}"] == 1
+
+
+@pytest.mark.asyncio
+async def test_without_lines_for_requests_what_broke_off_has_none_either(start_gateway, core):
+    gateway = await start_gateway(logging=LoggingSettings(requests="none"))
+    core.behaviour = answer_with(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this")
+    with capture_logs() as lines:
+        assert not (await gateway.ask("GET", QUERY)).complete
+        found = await figures(gateway)
+    assert found["control_plane_core_errors_total{reason=broken_answer}"] == 1
+    assert [line for line in lines if line["event"] == "request"] == []

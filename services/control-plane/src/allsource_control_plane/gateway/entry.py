@@ -69,7 +69,8 @@ class GatewayEntry:
         self._forwarder = forwarder
         self._fair_share = fair_share
         self._metrics = metrics
-        self._logged_status_min = {"all": 0, "errors": 500, "none": 1000}[logging.requests]
+        self._logs = logging.requests != "none"
+        self._logged_status_min = 0 if logging.requests == "all" else 500
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one ASGI scope."""
@@ -150,7 +151,7 @@ class GatewayEntry:
     def _record(self, exchange: Exchange, seconds: float) -> None:
         status = exchange.status
         self._metrics.observe_request(exchange.operation, exchange.method, status, seconds)
-        if status < self._logged_status_min and exchange.aborted in (None, "client"):
+        if not self._logs or (status < self._logged_status_min and exchange.aborted in (None, "client")):
             return
         _logger.info(
             "request",
