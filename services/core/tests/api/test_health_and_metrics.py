@@ -102,6 +102,13 @@ class TestMetrics:
         bad = 'allsource_http_requests_total{method="POST",operation="append_event",status="400"}'
         assert (grown(ok), grown(bad)) == (1, 1)
 
+    def test_what_is_no_http_is_counted_too(self, core: Core, anonymous: httpx.Client):
+        series = 'allsource_http_requests_total{method="other",operation="unmatched",status="400"}'
+        before = samples(anonymous)
+        refusal(core.send(b"FOO /health HTTP/1.1\r\nHost: x\r\n\r\n"), 400, "bad_request")
+        refusal(core.send(b"GET /health HTTP/9\r\n\r\n"), 400, "bad_request")
+        assert samples(anonymous)[series] - before.get(series, 0) == 2
+
     def test_durations_are_counted_in_buckets_that_include_the_shorter_ones(
         self, anonymous: httpx.Client, admin: httpx.Client, entity: str
     ):

@@ -131,6 +131,10 @@ class Dispatcher:
             self._finish(request.method, operation, status, time.perf_counter() - started)
         return response
 
+    def unreadable(self, status: int) -> None:
+        """Count a request that never came here, since it can't be read as HTTP, and log it."""
+        self._finish("", _UNMATCHED, status, 0.0)
+
     def _admit(self, call: Call) -> Handler:
         """Let a call in, if its caller may make it; returns the handler that serves it."""
         route = call.match.route

@@ -49,10 +49,12 @@ class HttpServer(Server):
             return BaseRequest(message, payload, protocol, writer, task, loop, client_max_size=max_body_bytes)
 
         super().__init__(dispatcher, request_factory=make_request)
+        self._dispatcher = dispatcher
         self._keepalive_seconds = keepalive_seconds
 
     def __call__(self) -> RequestHandler:
         return _Connection(
+            self._dispatcher,
             self,
             loop=self._loop,
             keepalive_timeout=self._keepalive_seconds,
@@ -69,8 +71,11 @@ class _Connection(RequestHandler):
     those that are read.
     """
 
-    _abort: Callable[[], None] | None = None
-    _patience: asyncio.TimerHandle | None = None
+    def __init__(self, dispatcher: Dispatcher, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._dispatcher = dispatcher
+        self._abort: Callable[[], None] | None = None
+        self._patience: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -108,6 +113,7 @@ class _Connection(RequestHandler):
         ids = begin_request(request.headers.get(REQUEST_ID_HEADER), None)
         if status < 500:
             response = problem_response(ApiError("bad_request", "this is not a valid HTTP request"), ids.request_id)
+            self._dispatcher.unreadable(response.status)
         else:
             # A caller who hangs up is no failure of ours.
             if not isinstance(exc, ConnectionError):
