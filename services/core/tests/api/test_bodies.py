@@ -99,6 +99,13 @@ class TestEncoding:
         response = posting.event(event(entity), **{"Content-Encoding": encoding})
         refusal(response, 415, "unsupported_media_type")
 
+    @pytest.mark.parametrize("first", ["gzip", "identity"])
+    def test_more_than_one_is_refused(self, core: Core, entity: str, first: str):
+        body = packed("gzip", event(entity))
+        head = f"POST {EVENTS} HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer()['Authorization']}\r\n"
+        head += f"Content-Encoding: {first}\r\nContent-Encoding: gzip\r\nContent-Length: {len(body)}\r\n\r\n"
+        refusal(core.send(head.encode() + body), 415, "unsupported_media_type")
+
     @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
     def test_what_is_cut_off_is_refused_wherever_it_was_cut(
         self, posting: Posting, admin: httpx.Client, entity: str, encoding: str

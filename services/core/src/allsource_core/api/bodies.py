@@ -56,7 +56,10 @@ class Bodies:
                 ``overloaded``; as `Call.recheck`, where it took time.
         """
         request = call.request
-        encoding = request.headers.get(hdrs.CONTENT_ENCODING, "identity").lower()
+        headers, encoding = request.headers, "identity"
+        if hdrs.CONTENT_ENCODING in headers:
+            # Several are one list (RFC 9110, section 5.3).
+            encoding = ", ".join(headers.getall(hdrs.CONTENT_ENCODING)).lower()
         if encoding not in _ENCODINGS:
             raise ApiError("unsupported_media_type", f"Content-Encoding must be one of {', '.join(_ENCODINGS)}")
         bytes_max = min(bytes_max or self._bytes_max, self._bytes_max)
