@@ -37,7 +37,7 @@ class ServerSettings(msgspec.Struct, frozen=True):
             ge=64,
             le=2**20,
             description="MiB that bodies and answers of more than 64 KiB, all those under way together, may take; "
-            "half of it those of one tenant. Beyond it 503.",
+            "a stream of events counts 3. Half of it those of one tenant. Beyond it 503.",
         ),
     ] = 512
     body_timeout_seconds: Annotated[

@@ -139,6 +139,11 @@ class Core:
         self.port = int(found[1])
         return self
 
+    @property
+    def pid(self) -> int:
+        """Of its process."""
+        return self._process.pid
+
     def exit_code(self) -> int:
         """Wait until it has ended by itself."""
         return self._process.wait(_START_SECONDS)

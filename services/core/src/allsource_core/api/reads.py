@@ -51,6 +51,9 @@ _PAGE_BYTES_MAX: Final = 16 * 1024 * 1024
 _STREAM_WRITE_BYTES: Final = 256 * 1024
 """Bytes of events after which a stream hands over to the socket, which then slows it down to the reader's pace."""
 
+_STREAM_BYTES: Final = 3 * 1024 * 1024
+"""What a stream holds at most, about: the events that were read last, what is written of them, and which follow."""
+
 _WAITING_MAX: Final = 100
 """Reads of one tenant that may wait for a position at a time, so that others find a connection."""
 
@@ -143,6 +146,14 @@ class ReadRoutes:
         return b'{"events":[%b],"count":%d,"next_cursor":%b%b}' % (b",".join(parts), count, next_cursor, first)
 
     async def _stream(self, call: Call, query: EventQuery) -> StreamResponse:
+        """Lines, as they are read.
+
+        Raises:
+            ApiError: ``overloaded``, before anything is sent, where there is no memory for another stream.
+            ConnectionError: the reader is gone, or has stopped reading.
+        """
+        if call.request.method != hdrs.METH_HEAD:
+            call.keep(_STREAM_BYTES)
         response = StreamResponse(
             headers={"Content-Type": NDJSON, REQUEST_ID_HEADER: call.ids.request_id, hdrs.SERVER: SERVER_NAME}
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import repeat
+from itertools import pairwise, repeat
 from typing import Any, Final
 
 import numpy as np
@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 
 from allsource_core.engine import segment_columns as columns
 from allsource_core.engine.events import Event
+from allsource_core.engine.limits import CHUNK_BYTES, EVENT_BYTES
 from allsource_core.engine.queries import EventQuery
 from allsource_core.engine.segment_format import ERASED, SHORTENED
 
@@ -68,6 +69,10 @@ class DecodedSegment:
         self._metadata = rows["metadata"].view(pa.binary()) if "metadata" in rows else None
         self._tags = rows.get("tags")
         self._client_ids = rows.get("event_id")
+        bodies = (self._payloads, self._metadata, self._tags)
+        self._ends = [columns.ends(array) for array in bodies if array is not None]
+        # One sum instead of a look at every event, where no chunk can be too large.
+        self._bytes_max = EVENT_BYTES + sum(int(np.diff(ends).max(initial=0)) for ends in self._ends)
         self._take_tenants(rows)
         self._take_entities(rows)
         self._indices_of_rows: Indices | None = None
@@ -139,6 +144,18 @@ class DecodedSegment:
             yield found
             start, size = end, min(2 * size, _SCAN_CHUNK_MAX)
 
+    def chunks(self, indices: Indices) -> Iterator[list[Event]]:
+        """`events`, in lists that are not too large to hold."""
+        if len(indices) * self._bytes_max <= CHUNK_BYTES:
+            yield self.events(indices)
+            return
+        rows = self._rows[indices]
+        sizes = np.full(len(rows), EVENT_BYTES, dtype=np.int64)
+        for ends in self._ends:
+            sizes += ends[rows + 1] - ends[rows]
+        for start, end in pairwise(columns.cuts(sizes, CHUNK_BYTES)):
+            yield self.events(indices[start:end])
+
     def _mask(
         self, found: Indices, query: EventQuery, code: int, rows: tuple[int, int] | None
     ) -> npt.NDArray[np.bool_]:
@@ -172,7 +189,8 @@ class DecodedSegment:
         elif query.entity_id is not None:
             found = np.sort(self._indices()[low:high])
         else:
-            return np.arange(first, max(first, end))
+            # In half the bytes: a reader who stalls holds them.
+            return np.arange(first, max(first, end), dtype=np.int32)
         return found[np.searchsorted(found, first) : np.searchsorted(found, end)]
 
     def _bearing(self, tag: str) -> Indices:
@@ -252,6 +270,8 @@ class DecodedSegment:
             *(self._entity_starts, self._entity_codes, self._entities, self._payloads),
             # Once for the rows, and once for the indices of the rows.
             self._rows,
+            # Of tags they are no view of the column.
+            *(self._ends[-1:] if self._tags is not None else ()),
             *(array for array in (self._metadata, self._tags, self._client_ids, self._erased) if array is not None),
         ]
         if self._times is not self._recorded_at:

@@ -8,7 +8,9 @@ from allsource_shared.wire.events import BATCH_EVENTS_MAX
 
 __all__ = [
     "BATCH_EVENTS_MAX",
+    "CHUNK_BYTES",
     "ENTITY_ID_BYTES_MAX",
+    "EVENT_BYTES",
     "EVENT_TYPE_BYTES_MAX",
     "METADATA_BYTES_MAX",
     "NESTING_MAX",
@@ -30,6 +32,11 @@ NESTING_MAX: Final = 64
 """Levels of arrays and objects in a payload or metadata."""
 TIMESTAMP_AHEAD_MAX_US: Final = 5 * 60 * 1_000_000
 """How far a client's `timestamp` may lie ahead of the clock, in microseconds."""
+CHUNK_BYTES: Final = 1024 * 1024
+"""Of events that are made of segments at a time: a reader who stalls holds them. One event may be more."""
+EVENT_BYTES: Final = 300
+"""What an event takes in memory beside its body, about."""
+
 RECORD_BYTES_MAX: Final = 64 * 1024 * 1024
 """One append as it stands in the log: a request of 16 MiB, and what the engine adds to 10,000 events."""
 POSITION_MAX: Final = 2**53 - 1

@@ -10,6 +10,7 @@ from typing import Any, Final, TypeVar
 
 from allsource_core.engine.errors import StoreClosedError
 from allsource_core.engine.events import Event
+from allsource_core.engine.limits import CHUNK_BYTES
 from allsource_core.engine.view import READS_FILES
 
 __all__ = ["in_thread", "limited", "limited_async"]
@@ -21,8 +22,8 @@ _TURN_SECONDS: Final = 0.001
 
 _TOGETHER_EVENTS: Final = 1024
 _TOGETHER_SECONDS: Final = 0.01
-"""So many events, or what was found in so long a time, come back from a thread together: going there and back takes
-0.1 ms."""
+"""So many events, or what was found in so long a time, or is so large, come back from a thread together: going there
+and back takes 0.1 ms."""
 
 
 def limited(chunks: Iterator[list[Event]], limit: int | None) -> Iterator[list[Event]]:
@@ -83,8 +84,12 @@ def _read_on(chunks: Iterator[list[Event]], wanted: int | None) -> tuple[list[Ev
     found: list[Event] = []
     enough = _TOGETHER_EVENTS if wanted is None else min(wanted, _TOGETHER_EVENTS)
     ends = time.monotonic() + _TOGETHER_SECONDS
+    nbytes = 0
     for chunk in chunks:
         found = found + chunk if found else chunk
         if len(found) >= enough or time.monotonic() > ends:
+            return found, True
+        nbytes += sum([len(event.payload) + len(event.metadata or b"") for event in chunk])
+        if nbytes >= CHUNK_BYTES:
             return found, True
     return found, False

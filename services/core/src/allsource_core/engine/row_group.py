@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from allsource_core.engine import segment_columns as columns
 from allsource_core.engine.events import Event
+from allsource_core.engine.limits import CHUNK_BYTES, EVENT_BYTES
 from allsource_core.engine.markers import Marker
 from allsource_core.engine.queries import EventQuery
 from allsource_core.engine.segment_format import ERASED, SHORTENED
@@ -20,9 +21,6 @@ __all__ = ["COLUMNS", "EntityRows", "RowGroup", "Selection"]
 
 COLUMNS: Final = ("entity_id", "version", "position", "kind", "event_type", "payload", "recorded_at")
 """What every row group is made from."""
-
-_EVENT_BYTES: Final = 300
-"""What an event takes beside its body, about."""
 
 _OBJECT_BYTES: Final = 4096
 """What a row group takes beside its columns, about."""
@@ -127,8 +125,9 @@ class RowGroup:
                 pieces.append((low, high))
         if not pieces:
             return _NOTHING
+        pieces = [part for piece in pieces for part in self._cut(*piece, query.descending)]
         first = self.events(pieces[0], tenant, query)
-        return Selection(first, pieces[1:], len(first) * (_EVENT_BYTES + self.nbytes // self._rows))
+        return Selection(first, pieces[1:], len(first) * (EVENT_BYTES + self.nbytes // self._rows))
 
     def events(self, piece: tuple[int, int], tenant: TenantKey, query: EventQuery) -> list[Event]:
         """The events of a piece of a selection, in the order of the query that was given there."""
@@ -176,6 +175,18 @@ class RowGroup:
         if before is not None and low < high and positions[high - 1] >= before:
             high = low + int(np.searchsorted(positions[low:high], before))
         return low, high
+
+    def _cut(self, low: int, high: int, descending: bool) -> list[tuple[int, int]]:
+        """The rows between two in parts that are not too large to hold, in the order asked for."""
+        size = (high - low) * EVENT_BYTES + int(self._offsets[high]) - int(self._offsets[low])
+        more = [columns.ends(array) for array in (self._metadata, self._tags) if array is not None]
+        if size + sum(int(ends[high]) - int(ends[low]) for ends in more) <= CHUNK_BYTES:
+            return [(low, high)]
+        sizes = np.full(high - low, EVENT_BYTES, dtype=np.int64)
+        for ends in (self._offsets, *more):
+            sizes += np.diff(ends[low : high + 1])
+        parts = [(low + start, low + end) for start, end in pairwise(columns.cuts(sizes, CHUNK_BYTES))]
+        return parts[::-1] if descending else parts
 
     def _events(self, low: int, high: int, tenant_id: str, entity_id: str) -> list[Event]:
         """The rows between two as events, which all of them are."""

@@ -23,6 +23,8 @@ __all__ = [
     "bytes_of",
     "characters",
     "content_bytes",
+    "cuts",
+    "ends",
     "entity_range",
     "integers",
     "one_batch",
@@ -105,6 +107,27 @@ def characters(array: Any) -> tuple[npt.NDArray[np.int32], memoryview]:
     _, offsets_buffer, data = array.buffers()
     offsets = np.frombuffer(offsets_buffer, np.int32)[array.offset : array.offset + len(array) + 1]
     return offsets, memoryview(b"" if data is None else data)
+
+
+def ends(array: Any) -> npt.NDArray[np.int32]:
+    """Of strings, or lists of strings, as one behind the other: where each begins, and the last one ends."""
+    if pa.types.is_list(array.type):
+        offsets, _ = characters(array.values)
+        taken: npt.NDArray[np.int32] = offsets[integers(array.offsets)]
+        return taken
+    return characters(array)[0]
+
+
+def cuts(sizes: npt.NDArray[np.int64], bytes_max: int) -> list[int]:
+    """Where to cut what has these sizes, so that the parts are about equal, and none much larger than asked for.
+
+    Returns:
+        The first index of each part, and the number of all; no part is empty.
+    """
+    sums = np.cumsum(sizes)
+    count = -(-int(sums[-1]) // bytes_max)
+    behind = np.arange(1, count) * (int(sums[-1]) / count)
+    return np.unique([0, *np.searchsorted(sums, behind).tolist(), len(sums)]).tolist()  # type: ignore[no-any-return]
 
 
 def entity_range(column: Any, entity_id: str, low: int, high: int) -> tuple[int, int]:

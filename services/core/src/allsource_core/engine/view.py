@@ -154,13 +154,13 @@ class View:
         for indices in decoded.select(tenant, limited):
             if len(indices):
                 last = int(decoded.positions[indices[-1]])
-                yield decoded.events(indices)
+                yield from decoded.chunks(indices)
         if last is not None and limited.limit is not None and self.removed:
             # A removal came meanwhile, and may have taken some of those.
             bound = {"before_position" if query.descending else "after_position": last}
             for indices in decoded.select(tenant, msgspec.structs.replace(query, limit=None, **bound)):
                 if len(indices):
-                    yield decoded.events(indices)
+                    yield from decoded.chunks(indices)
 
     def _readable(self, tenant: int, query: EventQuery, events: list[Event]) -> list[Event]:
         """What may be read of events that a query selected before removals were looked at."""
