@@ -1,8 +1,10 @@
-"""Streams whose readers stall: what they take of memory is counted."""
+"""Streams whose readers stall or hang up: what they take of memory is counted, and given back without the collector."""
 
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +25,27 @@ TENANT_MAX = 10
 STORED = 300
 SEEN = 4000
 PAYLOAD = b'"%b"' % (b"x" * 50_000)
+
+# Nothing is collected but what nobody holds. What there is of these types is counted when somebody asks.
+COUNTING = """
+import gc, signal, sys
+from collections import Counter
+from pathlib import Path
+from allsource_core import __main__ as entry
+
+def count(*_):
+    found = Counter(type(each).__name__ for each in gc.get_objects())
+    names = "BaseRequest", "StreamResponse", "StreamWriter", "_Connection", "View"
+    generators = found["async_generator"] + found["generator"]
+    lines = [f"{name} {found[name]}" for name in names] + [f"generators {generators}"]
+    Path(COUNTS + ".new").write_text("\\n".join(lines))
+    Path(COUNTS + ".new").rename(COUNTS)
+
+signal.signal(signal.SIGUSR1, count)
+gc.disable()
+gc.enable = lambda: None
+sys.exit(entry.main())
+"""
 
 
 def ask(tenant: str = "default", method: str = "GET") -> bytes:
@@ -58,7 +81,8 @@ def core(start: Callable[..., Core], tmp_path: Path) -> Core:
         for begin in range(0, STORED, 100):
             store.append("default", [NewEvent("a", f"e-{begin + each}", Raw(PAYLOAD)) for each in range(100)])
         store.seal()
-    return start(environ={"ALLSOURCE_SERVER__REQUEST_MEMORY_MB": "64"}).ready()
+    program = COUNTING.replace("COUNTS", repr(str(tmp_path / "counts")))
+    return start(program=("-c", program), environ={"ALLSOURCE_SERVER__REQUEST_MEMORY_MB": "64"}).ready()
 
 
 def resident(core: Core) -> int:
@@ -102,3 +126,28 @@ def test_streams_that_nobody_reads_are_counted_and_bounded(core: Core):
         assert lines_of_all(core) == STORED
     with core.client() as client:
         until(lambda: held(client) == 0)
+
+
+def test_streams_whose_readers_hung_up_leave_nothing(core: Core, tmp_path: Path):
+    counts = tmp_path / "counts"
+
+    def counted() -> dict[str, int]:
+        with core.client() as client:
+            until(lambda: held(client) == 0)
+        counts.unlink(missing_ok=True)
+        os.kill(core.pid, signal.SIGUSR1)
+        until(counts.exists)
+        return {name: int(count) for name, count in (line.split() for line in counts.read_text().splitlines())}
+
+    def hang_up(times: int) -> None:
+        for _ in range(times):
+            with stalled(core):
+                pass
+
+    hang_up(5)
+    before, resident_before = counted(), resident(core)
+    hang_up(40)
+    after = counted()
+    # That of the last one may be on its way still, and others come and go.
+    assert {name: count for name, count in after.items() if count > before[name] + 5} == {}
+    assert resident(core) - resident_before < 64 * MEBIBYTE

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from aiohttp import StreamReader
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web import BaseRequest, RequestHandler, Server, StreamResponse
 
@@ -107,9 +108,9 @@ class _Connection(RequestHandler):
     ) -> StreamResponse:
         if request.writer.output_size > 0:
             if exc is not None:
-                # aiohttp leaves what is raised here in a cycle with its task: frames of a read would keep its files.
+                # It may be in a cycle with a future in one of its frames: those of a read would keep its files.
                 without_frames(exc)
-            raise ConnectionError("the answer has begun; it can only be broken off") from exc
+            return _BrokenOff()
         ids = begin_request(request.headers.get(REQUEST_ID_HEADER), None)
         if status < 500:
             response = problem_response(ApiError("bad_request", "this is not a valid HTTP request"), ids.request_id)
@@ -122,3 +123,14 @@ class _Connection(RequestHandler):
             response = problem_response(error, ids.request_id)
         response.force_close()
         return response
+
+
+class _BrokenOff(StreamResponse):
+    """In the place of an answer that has begun, and can only be broken off.
+
+    aiohttp would leave an error that is raised instead in a cycle with its task, and the request and its connection
+    with it, until a collection that may not come for long.
+    """
+
+    async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
+        raise ConnectionResetError("the answer has begun; it can only be broken off")
