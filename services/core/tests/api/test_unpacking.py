@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from multidict import CIMultiDict
 
 from allsource_core.api.bodies import Bodies
 from allsource_core.api.call import Call
@@ -55,7 +56,7 @@ class Calls:
             raise self.refusal
 
     def make(self, packed: bytes) -> Call:
-        headers = {"Content-Encoding": "gzip"}
+        headers = CIMultiDict({"Content-Encoding": "gzip"})
         request: Any = SimpleNamespace(headers=headers, content_length=len(packed), content=Whole(packed))
         nothing: Any = None
         return Call(request, nothing, "", nothing, None, [], self._recheck, self.memory)
