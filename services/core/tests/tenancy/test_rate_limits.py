@@ -72,7 +72,9 @@ def test_another_limit_holds_from_the_next_call_on(clock: Clock) -> None:
     assert limiter.take("a", RateLimit(60, 10)).remaining == 9
 
 
-STARTS = st.one_of(st.integers(0, 29).map(lambda power: 1.1 * 2.0**power), st.floats(1e0, 1e9))
+POWERS = st.integers(0, 29).map(lambda power: 2.0**power)
+# Below a power of two, sums are rounded that reach over it.
+STARTS = st.one_of(POWERS.map(lambda power: 1.1 * power), POWERS.map(lambda power: 0.999999 * power), st.floats(1e0, 1e9))
 COSTS = st.one_of(st.just(1.0), st.floats(0.01, 8))
 
 
@@ -87,6 +89,20 @@ def test_a_full_bucket_admits_whatever_it_holds_whatever_the_clock_shows(
         refused = limiter.take("a", limit, burst)
         assert not refused.admitted
         clock.now += refused.retry_after + pause
+
+
+@given(start=STARTS, rate=st.integers(1, 6000), burst=st.integers(1, 50), costs=st.lists(st.integers(1, 5), max_size=9))
+def test_what_is_left_is_told_to_the_token_whatever_the_clock_shows(
+    start: float, rate: int, burst: int, costs: list[int]
+) -> None:
+    limiter, limit = RateLimiter(Clock(start)), RateLimit(rate, burst)
+    left = burst
+    for cost in costs:
+        verdict = limiter.take("a", limit, cost)
+        assert verdict.admitted == (left >= min(cost, burst))
+        if verdict.admitted:
+            left -= min(cost, burst)
+        assert verdict.remaining == left
 
 
 @given(

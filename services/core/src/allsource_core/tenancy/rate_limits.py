@@ -16,7 +16,8 @@ __all__ = ["RateLimit", "RateLimiter", "Verdict"]
 
 _SWEEP_LEAST: Final = 1024
 _ROUNDING: Final = 1e-6
-"""Seconds that a sum may be off, ten times what a clock that shows 30 years rounds: a full bucket is full."""
+"""Seconds that a sum may be off, ten times what a clock that shows 30 years rounds: a full bucket is full, and of five
+tokens less one four are left."""
 
 
 class RateLimit(msgspec.Struct, frozen=True):
@@ -89,11 +90,11 @@ class RateLimiter:
         wait = after - now - burst / second
         # Whoever is let through too early owes it: it is never given twice.
         if wait > _ROUNDING:
-            return Verdict(wait, burst, int((now - full_at) * second + burst), full_at - now)
+            return Verdict(wait, burst, int((now - full_at + _ROUNDING) * second + burst), full_at - now)
         self._full_at[tenant_id] = after
         if len(self._full_at) > self._sweep_at:
             self._sweep(now)
-        return Verdict(0.0, burst, int((now - after) * second + burst), after - now)
+        return Verdict(0.0, burst, int((now - after + _ROUNDING) * second + burst), after - now)
 
     def put_back(self, tenant_id: str, limit: RateLimit, cost: float = 1.0) -> None:
         """Give back what was taken, under the same limit, for a call that is then refused for more than that."""
