@@ -39,3 +39,24 @@ def test_they_are_what_the_library_makes_of_the_same_durations(seconds: list[flo
         metrics.appended(1, value)
         expected.observe(value)
     assert lines(generate_latest(metrics.registry)) == lines(generate_latest(registry))
+
+
+def test_none_is_lost_where_many_are_put_into_their_buckets_at_once():
+    metrics = CoreMetrics()
+    for number in range(5_000):
+        metrics.appended(1 + number % 2, 0.003)
+        metrics.answered("append_batch" if number % 2 else "append_event", "POST", 201, 0.01)
+        if number in (0, 1_500):
+            generate_latest(metrics.registry)
+    page = generate_latest(metrics.registry).decode().splitlines()
+    counts = [
+        "allsource_events_ingested_total 7500.0",
+        f"{FAMILY}_count 5000.0",
+        f'{FAMILY}_bucket{{le="0.0025"}} 0.0',
+        f'{FAMILY}_bucket{{le="0.005"}} 5000.0',
+    ]
+    for operation in ("append_batch", "append_event"):
+        labels = f'method="POST",operation="{operation}",status="201"'
+        counts.append(f"allsource_http_requests_total{{{labels}}} 2500.0")
+        counts.append(f'allsource_http_request_duration_seconds_count{{operation="{operation}"}} 2500.0')
+    assert [line for line in counts if line not in page] == []

@@ -61,13 +61,19 @@ class CoreMetrics:
         gauge.set_function(held)
 
     def answered(self, operation: str, method: str, status: int, seconds: float) -> None:
-        """Count an answered request. About 0.2 µs."""
-        self._requests.durations[operation, method, status].add(seconds)
+        """Count an answered request. About 0.1 µs."""
+        new = self._requests.new[operation][method][status]
+        new.append(seconds)
+        if len(new) >= _COUNTED_TOGETHER:
+            self._requests.count(operation, method, status)
+            self._appends.count()
 
     def appended(self, events: int, seconds: float) -> None:
-        """Count an append that stored something."""
-        self._appends.events += events
-        self._appends.durations.add(seconds)
+        """Count an append that stored something, of a request that will be answered."""
+        appends = self._appends
+        if events != 1:
+            appends.more_events += events - 1
+        appends.new.append(seconds)
 
     async def show(self, _call: Call) -> StreamResponse:
         """``GET /metrics``."""
@@ -75,57 +81,70 @@ class CoreMetrics:
 
 
 class _Durations:
-    """How many took how long, and what all took together.
+    """How many took how long, and what all took together."""
 
-    To find the bucket of one costs as much as all else that is counted of a request: many are put into theirs at once.
-    """
-
-    __slots__ = ("_counts", "_new", "_sum")
+    __slots__ = ("_counts", "_sum")
 
     def __init__(self) -> None:
         self._counts: npt.NDArray[np.int64] = np.zeros(len(DURATION_BOUNDS) + 1, dtype=np.int64)
         self._sum = 0.0
-        self._new = array("d")
 
-    def add(self, seconds: float) -> None:
-        new = self._new
-        new.append(seconds)
-        if len(new) == _COUNTED_TOGETHER:
-            self._count()
-
-    def _count(self) -> None:
-        new = np.frombuffer(self._new)
+    def add(self, seconds: list[float]) -> None:
+        """Put some into their buckets. For one alone that costs as much as all else that is counted of a request."""
+        # An array of the library takes a list in a third of the time that numpy does.
+        new = np.frombuffer(array("d", seconds))
         self._counts += np.bincount(np.searchsorted(_BOUNDS, new), minlength=len(self._counts))
         self._sum += float(new.sum())
-        self._new = array("d")
 
     def merge(self, other: _Durations) -> None:
         """Add those of another one."""
-        other._count()
         self._counts += other._counts
         self._sum += other._sum
 
     def __len__(self) -> int:
-        return int(self._counts.sum()) + len(self._new)
+        return int(self._counts.sum())
 
     def show(self, family: HistogramMetricFamily, labels: Sequence[str]) -> None:
-        self._count()
         buckets = list(zip(_BUCKETS, self._counts.cumsum().tolist(), strict=True))
         family.add_metric(labels, buckets, self._sum)
 
 
+def _by_status() -> defaultdict[int, list[float]]:
+    return defaultdict(list)
+
+
+def _by_method() -> defaultdict[str, defaultdict[int, list[float]]]:
+    return defaultdict(_by_status)
+
+
 class _Requests(Collector):
-    """Of all requests: by operation, method and status, which are few."""
+    """Of all requests: by operation, method and status, which are few.
+
+    Attributes:
+        new: seconds of those that are not in `_durations` yet. One key after the other is found in half the time that
+            all three together take.
+    """
 
     def __init__(self) -> None:
-        self.durations: defaultdict[tuple[str, str, int], _Durations] = defaultdict(_Durations)
+        self.new: defaultdict[str, defaultdict[str, defaultdict[int, list[float]]]] = defaultdict(_by_method)
+        self._durations: defaultdict[tuple[str, str, int], _Durations] = defaultdict(_Durations)
+
+    def count(self, operation: str, method: str, status: int) -> None:
+        """Put the new ones where they belong."""
+        new = self.new[operation][method]
+        self._durations[operation, method, status].add(new[status])
+        new[status] = []
 
     def collect(self) -> Iterator[Metric]:
+        for operation, of_methods in self.new.items():
+            for method, of_statuses in of_methods.items():
+                for status in of_statuses:
+                    self.count(operation, method, status)
         requests = CounterMetricFamily(
             "allsource_http_requests", "Requests answered", labels=["operation", "method", "status"]
         )
         of_operations: defaultdict[str, _Durations] = defaultdict(_Durations)
-        for (operation, method, status), durations in self.durations.items():
+        for (operation, method, status), durations in self._durations.items():
             requests.add_metric([operation, method, str(status)], len(durations))
             of_operations[operation].merge(durations)
         yield requests
@@ -140,18 +159,31 @@ class _Requests(Collector):
 
 
 class _Appends(Collector):
-    """Of all appends together."""
+    """Of all appends together.
+
+    Attributes:
+        more_events: that were appended than there were appends.
+        new: seconds of those that are not in `_durations` yet.
+    """
 
     def __init__(self) -> None:
-        self.events = 0
-        self.durations = _Durations()
+        self.more_events = 0
+        self.new: list[float] = []
+        self._durations = _Durations()
+
+    def count(self) -> None:
+        """Put the new ones where they belong."""
+        self._durations.add(self.new)
+        self.new = []
 
     def collect(self) -> Iterator[Metric]:
-        yield CounterMetricFamily("allsource_events_ingested", "Events appended", value=self.events)
+        self.count()
+        events = len(self._durations) + self.more_events
+        yield CounterMetricFamily("allsource_events_ingested", "Events appended", value=events)
         seconds = HistogramMetricFamily(
             "allsource_ingestion_duration_seconds", "Time of an append in the engine, until its events are durable"
         )
-        self.durations.show(seconds, [])
+        self._durations.show(seconds, [])
         yield seconds
 
 
