@@ -9,7 +9,6 @@ import sys
 from typing import Any, Final
 
 from allsource_core.__main__ import main
-from allsource_core.api import dispatcher
 from allsource_core.api.admission import Admission
 from allsource_core.api.call import Call
 from allsource_core.api.metrics import CoreMetrics
@@ -28,7 +27,7 @@ _NOBODY: Final = Principal("user", "nobody", "nobody", Role.ADMIN, ROLE_PERMISSI
 class _NoReservation:
     """Nothing was reserved."""
 
-    limits_bytes = False
+    is_exact = False
 
     def commit(self, *_arguments: Any) -> None: ...
     def release(self) -> None: ...
@@ -59,7 +58,6 @@ if __name__ == "__main__":
         (UsageLedger, "save", _nothing_later),
         (CoreMetrics, "answered", _nothing),
         (CoreMetrics, "appended", _nothing),
-        (dispatcher, "rate_lines", lambda *_: ""),
     ):
         setattr(unguarded, name, instead)
     sys.exit(main())

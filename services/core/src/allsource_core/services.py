@@ -93,8 +93,8 @@ class Services:
         self.keys = ApiKeyDirectory(self.facts, self.changes, self.key_uses, time.time)
         self.tenants = TenantDirectory(self.facts, self.changes)
         self.usage = UsageLedger(self.store, derived / "usage.sqlite", system_clock)
-        self.metering = Metering(self.usage, self.tenants)
-        self.rates = RateLimiter(time.monotonic)
+        self.metering = Metering(self.usage, self.tenants, self.changes)
+        self.rates = RateLimiter()
         self.issuer = KeyIssuer(
             self.facts,
             self.keys,

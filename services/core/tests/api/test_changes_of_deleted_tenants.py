@@ -49,10 +49,10 @@ class Service:
 
     def __init__(self, store: EventStore) -> None:
         self.store = store
-        self.facts = Facts(store)
-        self.tenants = TenantDirectory(self.facts, Changes())
+        self.facts, changes = Facts(store), Changes()
+        self.tenants = TenantDirectory(self.facts, changes)
         self.ledger = UsageLedger(store, None, system_clock)
-        self.metering = Metering(self.ledger, self.tenants)
+        self.metering = Metering(self.ledger, self.tenants, changes)
         self.begun = threading.Semaphore(0)
         self.gate = threading.Event()
         self.rechecked = 0
@@ -88,7 +88,9 @@ class Service:
         principal = Principal("user", "u-1", "ann", Role.ADMIN, frozenset[Permission](), "acme", "default")
         route = next(row for row in CORE_ROUTES if row.operation == operation)
         match = Match(route, {"prefix": "e", "entity_id": "e-1", "event_id": EVENT_ID})
-        answer = await self.handlers[operation](Call(request, match, "", unused, principal, [], self._recheck, unused))
+        answer = await self.handlers[operation](
+            Call(request, 0.0, match, "", unused, principal, [], self._recheck, unused, 0)
+        )
         return answer.status
 
     def _recheck(self, _call: Call) -> None:

@@ -90,7 +90,7 @@ class World:
         match: Any = SimpleNamespace(route=route, parameters=self.parameters)
         request: Any = SimpleNamespace(headers={}, body=BODIES[operation])
         nothing: Any = None
-        return Call(request, match, "", nothing, self.root, [], recheck, nothing)
+        return Call(request, 0.0, match, "", nothing, self.root, [], recheck, nothing, 0)
 
 
 @pytest_asyncio.fixture

@@ -59,7 +59,7 @@ class Calls:
         headers = CIMultiDict({"Content-Encoding": "gzip"})
         request: Any = SimpleNamespace(headers=headers, content_length=len(packed), content=Whole(packed))
         nothing: Any = None
-        return Call(request, nothing, "", nothing, None, [], self._recheck, self.memory)
+        return Call(request, 0.0, nothing, "", nothing, None, [], self._recheck, self.memory, 0)
 
 
 @pytest.mark.asyncio

@@ -101,7 +101,7 @@ class TestMe:
         nobody: Any = SimpleNamespace(get=lambda user_id: None)
         unused: Any = None
         routes = UserRoutes(nobody, unused, unused, describe_key={described.id: described}.get, address=unused)
-        answer: Any = asyncio.run(routes.me(Call(unused, unused, "", unused, key, [], unused, unused)))
+        answer: Any = asyncio.run(routes.me(Call(unused, 0.0, unused, "", unused, key, [], unused, unused, 0)))
         me = msgspec.json.decode(answer.body, type=Me)
         assert (me.kind, me.id, me.user_id, me.username, me.tenant_id) == (
             "api_key",

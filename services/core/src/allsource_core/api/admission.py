@@ -8,10 +8,11 @@ from collections.abc import Callable
 
 from allsource_core.api.authentication import Authenticator
 from allsource_core.api.call import Call
+from allsource_core.api.rate_headers import UNLIMITED_LINES, rate_lines
 from allsource_core.api.standings import Standings
 from allsource_core.changes import Changes
 from allsource_core.identity.principals import Principal
-from allsource_core.tenancy.rate_limits import RateLimit, RateLimiter, Verdict
+from allsource_core.tenancy.rate_limits import Rate, RateLimit, RateLimiter
 from allsource_shared.permissions import Permission
 from allsource_shared.problems import ApiError
 from allsource_shared.routes import Access
@@ -27,14 +28,20 @@ class Admission:
     Args:
         authenticator: tells who calls.
         changes: of who may do what.
+        clock: seconds that never go back, of which `Call.started` is one.
+
+    Attributes:
+        changes: the same.
     """
 
-    def __init__(self, authenticator: Authenticator, changes: Changes) -> None:
+    def __init__(
+        self, authenticator: Authenticator, changes: Changes, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._authenticator = authenticator
-        self._changes = changes
+        self.changes = changes
         self._standings = Standings(changes)
-        self._limiter = RateLimiter(time.monotonic)
-        self._limit_of: Callable[[str], RateLimit | None] = lambda _tenant_id: None
+        self._clock = clock
+        self.limit(RateLimiter(), lambda _tenant_id: None)
 
     def limit(self, limiter: RateLimiter, limit_of: Callable[[str], RateLimit | None]) -> None:
         """Limit rates from now on; `limit_of` tells that of a tenant, None where there is none."""
@@ -48,22 +55,30 @@ class Admission:
             ApiError: as `Authenticator.identify` and `Authenticator.check`; ``rate_limited``. Without a credential
                 ``reserved_tenant``.
         """
-        access = call.match.route.access
+        route = call.match.route
         # Most routes ask for a permission, and most callers were here before.
-        if type(access) is Permission:
-            standing = self._standings.find(call.request.headers)
-            if standing is not None and access in standing.permissions:
-                call.revision = self._changes.revision
+        if type(route.access) is Permission:
+            standing = self._standings.find(call.request.headers, call.started)
+            if standing is not None and route.access in standing.permissions:
                 principal = call.caller = standing.principal
                 if principal.key_id:
                     self._authenticator.note_use(principal.key_id)
-                self._charge(call, principal, standing.limit)
+                rate = standing.rate
+                if rate is None:
+                    call.rate_lines = UNLIMITED_LINES
+                    return
+                # As `_charge` and `rate_lines`, without the calls.
+                left = self._limiter.take(principal.home_tenant_id, rate, call.started, route.cost)
+                if rate.told_above < left <= rate.told_up_to:
+                    call.rate_lines = rate.told
+                else:
+                    self._tell(call, rate, left, call.started)
                 return
         elif self._is_open(call):
             self._authenticator.refuse_reserved_tenants(call.request)
             return
         self.identify(call)
-        self._authenticator.check(call.principal, call.match.route)
+        self._authenticator.check(call.principal, route)
 
     def identify(self, call: Call) -> None:
         """Find out who calls, and have its tenant pay for it. Also for routes that ask for no credential, but get one.
@@ -72,21 +87,33 @@ class Admission:
             ApiError: as `Authenticator.identify`; ``rate_limited``.
         """
         authenticator = self._authenticator
-        call.revision = self._changes.revision
+        call.revision = self.changes.revision
         caller = call.caller = authenticator.caller(call.request)
-        limit = self._limit_of(caller.home_tenant_id)
-        self._standings.remember(call.request.headers, caller, limit)
-        self._charge(call, caller, limit)
+        rate = self._rate_of(caller.home_tenant_id)
+        self._standings.remember(call.request.headers, caller, rate)
+        self._charge(call, caller, rate)
         # Afterwards: whoever names a tenant that is not for them pays like everybody.
         call.caller = authenticator.enter(call.request, caller)
 
-    def _charge(self, call: Call, caller: Principal, limit: RateLimit | None) -> None:
+    def _rate_of(self, tenant_id: str) -> Rate | None:
+        limit = self._limit_of(tenant_id)
+        return None if limit is None else Rate(limit)
+
+    def _charge(self, call: Call, caller: Principal, rate: Rate | None) -> None:
         """Have the caller's own tenant pay for a call. Raises ApiError: ``rate_limited``."""
-        cost = call.match.route.cost
-        if limit is not None and cost:
-            verdict = call.verdict = self._limiter.take(caller.home_tenant_id, limit, cost)
-            if verdict.retry_after:
-                raise _too_fast(verdict, limit)
+        if rate is None:
+            call.rate_lines = UNLIMITED_LINES
+            return
+        left = self._limiter.take(caller.home_tenant_id, rate, call.started, call.match.route.cost)
+        self._tell(call, rate, left, call.started)
+
+    def _tell(self, call: Call, rate: Rate, left: float, now: float) -> None:
+        """Have the answer say what is left, which `RateLimiter.take` returned. Raises ApiError: ``rate_limited``."""
+        if left >= 0:
+            call.rate_lines = rate_lines(rate, left)
+            return
+        call.rate_lines = rate_lines(rate, self._limiter.seconds_until_full(call.principal.home_tenant_id, now))
+        raise rate_limited(-left, f"the tenant calls faster than {rate.limit.requests_per_minute} requests a minute")
 
     def _is_open(self, call: Call) -> bool:
         """Whether a call needs no principal."""
@@ -101,9 +128,9 @@ class Admission:
         Raises:
             ApiError: as `admit`.
         """
-        if call.caller is None or call.revision == self._changes.revision:
+        if call.caller is None or call.revision == self.changes.revision:
             return
-        call.revision = self._changes.revision
+        call.revision = self.changes.revision
         call.caller = self._authenticator.identify(call.request)
         self._authenticator.check(call.caller, call.match.route)
 
@@ -118,30 +145,26 @@ class Admission:
             ApiError: ``rate_limited``, until there is enough for all of the call.
         """
         tenant_id = call.principal.home_tenant_id
-        limit = self._limit_of(tenant_id)
-        if limit is None:
+        rate = self._rate_of(tenant_id)
+        if rate is None:
             return
         paid = call.match.route.cost
-        cost = min(cost, limit.burst - paid)
+        cost = min(cost, rate.burst - paid)
         if cost <= 0:
             return
-        verdict = self._limiter.take(tenant_id, limit, cost)
-        if not verdict.admitted:
-            # Without a verdict it was let in when there was no limit, and has paid nothing. What is given back is
-            # counted in a bucket that is named like no tenant.
-            if call.verdict is not None and self._limiter.take(f"refused {tenant_id}", limit).admitted:
-                self._limiter.put_back(tenant_id, limit, paid)
-            verdict = self._limiter.take(tenant_id, limit, paid + cost)
-        call.verdict = verdict
-        if not verdict.admitted:
-            raise _too_fast(verdict, limit)
+        now = self._clock()
+        left = self._limiter.take(tenant_id, rate, now, cost)
+        if left < 0:
+            # Where there was no limit when it was let in, it has paid nothing. What is given back is counted in a
+            # bucket that is named like no tenant.
+            has_paid = call.rate_lines is not UNLIMITED_LINES
+            if has_paid and self._limiter.take(f"refused {tenant_id}", rate, now) >= 0:
+                self._limiter.put_back(tenant_id, rate, paid)
+            left = self._limiter.take(tenant_id, rate, now, paid + cost)
+        self._tell(call, rate, left, now)
 
 
-def _too_fast(verdict: Verdict, limit: RateLimit) -> ApiError:
-    return rate_limited(verdict, f"the tenant calls faster than {limit.requests_per_minute} requests a minute")
-
-
-def rate_limited(verdict: Verdict, what: str) -> ApiError:
-    """The refusal of somebody for whom there are too few tokens; `what` they do too fast."""
-    seconds = math.ceil(verdict.retry_after)
-    return ApiError("rate_limited", f"{what}; wait {seconds} s", headers={"Retry-After": str(seconds)})
+def rate_limited(seconds: float, what: str) -> ApiError:
+    """The refusal of somebody for whom there are too few tokens for so long; `what` they do too fast."""
+    whole = math.ceil(seconds)
+    return ApiError("rate_limited", f"{what}; wait {whole} s", headers={"Retry-After": str(whole)})

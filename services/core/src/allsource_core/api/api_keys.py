@@ -20,7 +20,7 @@ from allsource_core.api.tenants import check_selected
 from allsource_core.identity.api_keys import ApiKey, ApiKeyDirectory
 from allsource_core.identity.key_issuing import KeyIssuer
 from allsource_core.identity.key_uses import KeyUses
-from allsource_core.tenancy.rate_limits import RateLimit, RateLimiter
+from allsource_core.tenancy.rate_limits import Rate, RateLimit, RateLimiter
 from allsource_shared.permissions import Permission, Role, parse_role
 from allsource_shared.problems import ApiError, ProblemItem
 from allsource_shared.wire.api_keys import ApiKeyPage, ApiKeyParameters, ApiKeyView, IssuedApiKey, NewApiKey
@@ -33,7 +33,7 @@ _CURSOR: Final = re.compile("[1-9][0-9]{0,15}\\Z")
 _new_key_decoder: Final = msgspec.json.Decoder(NewApiKey)
 
 
-_KEYS_OF_A_USER: Final = RateLimit(requests_per_minute=60, burst=100)
+_KEYS_OF_A_USER: Final = Rate(RateLimit(requests_per_minute=60, burst=100))
 """Made and rotated, by one user."""
 
 
@@ -45,7 +45,7 @@ class ApiKeyRoutes:
         self._issuer = issuer
         self._uses = uses
         self._bodies = bodies
-        self._limiter = RateLimiter(time.monotonic)
+        self._limiter = RateLimiter()
 
     @property
     def handlers(self) -> dict[str, Handler]:
@@ -85,9 +85,9 @@ class ApiKeyRoutes:
         Raises:
             ApiError: ``rate_limited``.
         """
-        verdict = self._limiter.take(call.principal.user_id, _KEYS_OF_A_USER)
-        if not verdict.admitted:
-            raise rate_limited(verdict, "you make API keys too fast")
+        left = self._limiter.take(call.principal.user_id, _KEYS_OF_A_USER, time.monotonic())
+        if left < 0:
+            raise rate_limited(-left, "you make API keys too fast")
 
     async def rotate(self, call: Call) -> StreamResponse:
         """``POST auth/api-keys/{key_id}/rotate``."""

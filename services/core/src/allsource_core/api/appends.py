@@ -167,9 +167,8 @@ class AppendRoutes:
         if appended.duplicate or appended.dry_run:
             reservation.release()
         else:
-            # Counting bytes costs as much as all else here: only where somebody compares them with a quota.
-            size = appended.content_bytes if reservation.limits_bytes else None
-            reservation.commit(appended.recorded_at, size)
+            # Counting bytes costs as much as all else here.
+            reservation.commit(appended.recorded_at, appended.content_bytes if reservation.is_exact else body_bytes)
             self._metrics.appended(len(appended), time.perf_counter() - started)
         return appended
 

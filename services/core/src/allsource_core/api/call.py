@@ -11,7 +11,6 @@ from aiohttp.web import BaseRequest, StreamResponse
 from allsource_core.api.answers import JsonResponse
 from allsource_core.api.memory_budget import Hold, MemoryBudget
 from allsource_core.identity.principals import Principal
-from allsource_core.tenancy.rate_limits import Verdict
 from allsource_shared.context import RequestIds
 from allsource_shared.routes import JSON, Match
 
@@ -23,6 +22,7 @@ class Call(msgspec.Struct):
 
     Attributes:
         request: aiohttp's, for body and headers.
+        started: when it came, `time.monotonic`.
         match: the route and the variable segments of the path.
         raw_query: the query string as it came.
         ids: of the request.
@@ -31,12 +31,13 @@ class Call(msgspec.Struct):
         recheck: refuses the call if its caller may no longer make it; to be called after any wait.
         memory: what bodies and answers may take of it.
         revision: of the changes when the caller was last looked at.
-        verdict: of the last rate limit; None where there is none.
+        rate_lines: headers about the rate limit, each with its line end; none where nobody is known.
         hold: what this call has of `memory`; None where it is too little to be counted. Whoever made the call releases
             it.
     """
 
     request: BaseRequest
+    started: float
     match: Match
     raw_query: str
     ids: RequestIds
@@ -44,8 +45,8 @@ class Call(msgspec.Struct):
     ignored: list[str]
     recheck: Callable[[Call], None]
     memory: MemoryBudget
-    revision: int = 0
-    verdict: Verdict | None = None
+    revision: int
+    rate_lines: str = ""
     hold: Hold | None = None
 
     @property

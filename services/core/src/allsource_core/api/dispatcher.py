@@ -18,7 +18,6 @@ from allsource_core.api.lifecycle import Lifecycle, Phase
 from allsource_core.api.memory_budget import UNCOUNTED_BYTES_MAX, MemoryBudget
 from allsource_core.api.metrics import CoreMetrics
 from allsource_core.api.problem_details import SERVER_NAME, problem_response, to_api_error
-from allsource_core.api.rate_headers import rate_lines
 from allsource_core.api.warnings import warn_of_ignored
 from allsource_core.engine import CorruptionError
 from allsource_shared.context import REQUEST_ID_HEADER, TRACEPARENT_HEADER, RequestIds, begin_request
@@ -81,7 +80,7 @@ class Dispatcher:
 
     async def __call__(self, request: BaseRequest) -> StreamResponse:
         """Answer a request. Raises nothing but cancellation and a broken connection."""
-        started = time.perf_counter()
+        started = time.monotonic()
         headers = request.headers
         ids = begin_request(headers.get(REQUEST_ID_HEADER), headers.get(TRACEPARENT_HEADER))
         operation = _UNMATCHED
@@ -92,11 +91,12 @@ class Dispatcher:
             match = self._routes.match(request.method, path)
             operation = match.route.operation
             raw_query = query.decode("utf-8", "surrogateescape")
-            call = Call(request, match, raw_query, ids, None, [], self._admission.recheck, self._memory)
+            admission = self._admission
+            revision = admission.changes.revision
+            call = Call(request, started, match, raw_query, ids, None, [], admission.recheck, self._memory, revision)
             response = await self._admit(call)(call)
             if not response.prepared:
-                rate = "" if call.caller is None else rate_lines(call.verdict)
-                lines = f"{REQUEST_ID_HEADER}: {ids.request_id}\r\nServer: {SERVER_NAME}\r\n{rate}"
+                lines = f"{REQUEST_ID_HEADER}: {ids.request_id}\r\nServer: {SERVER_NAME}\r\n{call.rate_lines}"
                 if type(response) is JsonResponse:
                     response.add_lines(lines)
                 else:
@@ -122,13 +122,13 @@ class Dispatcher:
                     request.transport.abort()
                 raise ConnectionResetError from error
             response = self._refuse(error, ids)
-            if call is not None and call.caller is not None:
-                add_lines(response.headers, rate_lines(call.verdict))
+            if call is not None:
+                add_lines(response.headers, call.rate_lines)
             status = response.status
         finally:
             if call is not None and call.hold is not None:
                 call.hold.release()
-            self._finish(request.method, operation, status, time.perf_counter() - started)
+            self._finish(request.method, operation, status, time.monotonic() - started)
         return response
 
     def unreadable(self, status: int) -> None:

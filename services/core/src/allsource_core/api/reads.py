@@ -22,7 +22,6 @@ from allsource_core.api.media import preferred_type
 from allsource_core.api.memory_budget import UNCOUNTED_BYTES_MAX
 from allsource_core.api.metrics import CoreMetrics
 from allsource_core.api.problem_details import SERVER_NAME
-from allsource_core.api.rate_headers import rate_lines
 from allsource_core.api.requests import parse_event_id, parse_query
 from allsource_core.api.running_streams import RunningStreams
 from allsource_core.api.warnings import warn_of_ignored
@@ -157,7 +156,7 @@ class ReadRoutes:
         response = StreamResponse(
             headers={"Content-Type": NDJSON, REQUEST_ID_HEADER: call.ids.request_id, hdrs.SERVER: SERVER_NAME}
         )
-        add_lines(response.headers, rate_lines(call.verdict))
+        add_lines(response.headers, call.rate_lines)
         warn_of_ignored(response, call.ignored)
         await response.prepare(call.request)
         if call.request.method == hdrs.METH_HEAD:

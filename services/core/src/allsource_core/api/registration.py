@@ -17,7 +17,7 @@ from allsource_core.api.requests import refuse_query
 from allsource_core.identity.principals import Principal
 from allsource_core.identity.registration import Registrar
 from allsource_core.identity.throttle import network_of
-from allsource_core.tenancy.rate_limits import RateLimit, RateLimiter
+from allsource_core.tenancy.rate_limits import Rate, RateLimit, RateLimiter
 from allsource_shared.problems import ApiError
 from allsource_shared.wire.users import RegisteredUser, Registration
 
@@ -61,10 +61,10 @@ class RegistrationRoutes:
         self._identify = identify
         self._address = address
         self._is_local = is_local
-        self._limit = RateLimit(anonymous_per_minute, anonymous_per_minute)
+        self._rate = Rate(RateLimit(anonymous_per_minute, anonymous_per_minute))
         of_address = max(1, anonymous_per_minute // _ADDRESSES_MIN)
-        self._limit_of_address = RateLimit(of_address, of_address)
-        self._limiter = RateLimiter(time.monotonic)
+        self._rate_of_address = Rate(RateLimit(of_address, of_address))
+        self._limiter = RateLimiter()
 
     @property
     def handlers(self) -> dict[str, Handler]:
@@ -107,8 +107,9 @@ class RegistrationRoutes:
         Raises:
             ApiError: ``rate_limited``.
         """
-        verdict = self._limiter.take(f"from {network_of(address)}", self._limit_of_address)
-        if verdict.admitted:
-            verdict = self._limiter.take(_EVERYBODY, self._limit)
-        if not verdict.admitted:
-            raise rate_limited(verdict, "too many register at present")
+        now = time.monotonic()
+        left = self._limiter.take(f"from {network_of(address)}", self._rate_of_address, now)
+        if left >= 0:
+            left = self._limiter.take(_EVERYBODY, self._rate, now)
+        if left < 0:
+            raise rate_limited(-left, "too many register at present")

@@ -17,13 +17,13 @@ from allsource_core.api.requests import refuse_query
 from allsource_core.identity.session_file import Session
 from allsource_core.identity.sessions import SESSIONS_OF_A_USER_MAX, SessionDirectory
 from allsource_core.identity.sign_in import SignInService
-from allsource_core.tenancy.rate_limits import RateLimit, RateLimiter
+from allsource_core.tenancy.rate_limits import Rate, RateLimit, RateLimiter
 from allsource_shared.wire.sessions import Login, Refresh, SessionList, SessionView, SignedIn
 from allsource_shared.wire.times import format_instant
 
 __all__ = ["SessionRoutes"]
 
-_REFRESHES_OF_A_USER: Final = RateLimit(requests_per_minute=60, burst=2 * SESSIONS_OF_A_USER_MAX)
+_REFRESHES_OF_A_USER: Final = Rate(RateLimit(requests_per_minute=60, burst=2 * SESSIONS_OF_A_USER_MAX))
 """However many sessions a user has, each may be refreshed twice at once: an access token is good for 15 minutes at
 least."""
 
@@ -50,7 +50,7 @@ class SessionRoutes:
         self._sessions = sessions
         self._bodies = bodies
         self._address_of = address_of
-        self._limiter = RateLimiter(time.monotonic)
+        self._limiter = RateLimiter()
 
     @property
     def handlers(self) -> dict[str, Handler]:
@@ -93,9 +93,9 @@ class SessionRoutes:
         Raises:
             ApiError: ``rate_limited``. The token stays as it was.
         """
-        verdict = self._limiter.take(user_id, _REFRESHES_OF_A_USER)
-        if not verdict.admitted:
-            raise rate_limited(verdict, "your sessions are refreshed too fast")
+        left = self._limiter.take(user_id, _REFRESHES_OF_A_USER, time.monotonic())
+        if left < 0:
+            raise rate_limited(-left, "your sessions are refreshed too fast")
 
     async def logout(self, call: Call) -> StreamResponse:
         """``POST auth/logout``."""

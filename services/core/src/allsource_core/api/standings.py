@@ -12,7 +12,7 @@ from multidict import istr
 
 from allsource_core.changes import Changes
 from allsource_core.identity.principals import Principal
-from allsource_core.tenancy.rate_limits import RateLimit
+from allsource_core.tenancy.rate_limits import Rate
 from allsource_shared.permissions import Permission
 
 __all__ = ["API_KEY_HEADER", "AUTHORIZATION", "TENANT_HEADER", "Standing", "Standings"]
@@ -23,8 +23,9 @@ API_KEY_HEADER: Final = istr("X-API-Key")
 TENANT_HEADER: Final = istr("X-Tenant-ID")
 
 _REMEMBERED_MAX: Final = 4096
-_END_LENGTH: Final = 32
-"""Characters of the end of a credential, which are random, and hashed in a tenth of the time of an access token."""
+_SURE_SECONDS: Final = 1.0
+_END: Final = slice(-32, None)
+"""The end of a credential, which is random, and hashed in a tenth of the time of an access token."""
 
 
 class _Headers(Protocol):
@@ -32,7 +33,7 @@ class _Headers(Protocol):
     def __contains__(self, name: object, /) -> bool: ...
 
 
-class Standing(msgspec.Struct, frozen=True, gc=False):
+class Standing(msgspec.Struct, gc=False):
     """A caller in the tenant that its credential belongs to.
 
     Attributes:
@@ -40,14 +41,16 @@ class Standing(msgspec.Struct, frozen=True, gc=False):
         principal: who it is.
         expires_at: seconds since the epoch; infinity for a credential that does not expire by itself.
         permissions: what it may do at present; nothing for one that has to change its password first.
-        limit: how fast its tenant may call; None where there is no limit.
+        rate: how fast its tenant may call; None where there is no limit.
+        sure_until: it has not expired before, of the clock that never goes back.
     """
 
     header: str
     principal: Principal
     expires_at: float
     permissions: frozenset[Permission]
-    limit: RateLimit | None
+    rate: Rate | None
+    sure_until: float
 
     # The header is a secret.
     def __repr__(self) -> str:
@@ -69,38 +72,54 @@ class Standings:
         self._of_keys: dict[str, Standing] = {}
         changes.listen(self._forget)
 
-    def find(self, headers: _Headers) -> Standing | None:
+    def find(self, headers: _Headers, monotonic: float) -> Standing | None:
         """That of a request which says no more of its caller than one credential; None if it must be looked at.
 
-        About 0.4 µs, which every request takes.
+        About 0.3 µs, which every request takes.
+
+        Args:
+            headers: of the request.
+            monotonic: when it came, of a clock that never goes back.
         """
         known = self._of_bearers
         sent = headers.getall(AUTHORIZATION, None)
         if sent is None:
             known = self._of_keys
             sent = headers.getall(API_KEY_HEADER, None)
-        if sent is None or len(sent) > 1 or TENANT_HEADER in headers:
+        try:
+            (header,) = sent  # type: ignore[misc]  # as fast as it gets, and nearly always so
+        except (TypeError, ValueError):
             return None
-        header = sent[0]
-        standing = known.get(header[-_END_LENGTH:])
+        standing = known.get(header[_END])
         # The end was found, which who doesn't know the secret can't guess: this comparison tells nobody anything.
-        if standing is None or standing.header != header or standing.expires_at <= self._now():
+        if standing is None or standing.header != header or TENANT_HEADER in headers:
+            return None
+        if standing.sure_until <= monotonic and not self._is_current(standing, monotonic):
             return None
         return standing
 
-    def remember(self, headers: _Headers, principal: Principal, limit: RateLimit | None) -> None:
+    def _is_current(self, standing: Standing, monotonic: float) -> bool:
+        """Whether a credential has not expired. It is then taken for sure for a second, whatever is done to the time
+        of day: nearly all requests are spared the second clock.
+        """
+        left = standing.expires_at - self._now()
+        standing.sure_until = monotonic + min(left, _SURE_SECONDS)
+        return left > 0
+
+    def remember(self, headers: _Headers, principal: Principal, rate: Rate | None) -> None:
         """Keep what was found of the one credential of a request, in the same step in which it was found."""
         known = self._of_bearers
         sent = headers.getall(AUTHORIZATION, None)
         if sent is None:
             known = self._of_keys
             sent = headers.getall(API_KEY_HEADER, None) or []
-        if len(known) >= _REMEMBERED_MAX:
-            known.pop(next(iter(known)))
         expires_at = math.inf if principal.expires_at is None else principal.expires_at
         for header in sent:
+            end = header[_END]
+            if end not in known and len(known) >= _REMEMBERED_MAX:
+                known.pop(next(iter(known)))
             may = frozenset[Permission]() if principal.must_change_password else principal.permissions
-            known[header[-_END_LENGTH:]] = Standing(header, principal, expires_at, may, limit)
+            known[end] = Standing(header, principal, expires_at, may, rate, -math.inf)
 
     def _forget(self) -> None:
         self._of_bearers.clear()

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
+from allsource_core.changes import Changes
 from allsource_core.tenancy.errors import QuotaExceededError
-from allsource_core.tenancy.reservations import Reservation
+from allsource_core.tenancy.reservations import SMALL_BYTES_MAX, Account, Reservation
 from allsource_core.tenancy.tenants import TenantDirectory
 from allsource_core.tenancy.usage import UsageLedger
 from allsource_shared.wire.events import NewEvent
@@ -26,11 +27,15 @@ class Metering:
     Args:
         ledger: of what is used.
         tenants: that have quotas.
+        changes: of these, among others.
     """
 
-    def __init__(self, ledger: UsageLedger, tenants: TenantDirectory) -> None:
+    def __init__(self, ledger: UsageLedger, tenants: TenantDirectory, changes: Changes) -> None:
         self._ledger = ledger
         self._tenants = tenants
+        # Of tenants that are open, with room under the quotas that they have: until anything changes.
+        self._roomy: dict[str, Account] = {}
+        changes.listen(self._roomy.clear)
 
     def append(self, tenant_id: str, events: Sequence[NewEvent], body_bytes: int) -> Reservation:
         """Reserve what an append takes. The caller says of the reservation how it ended.
@@ -44,14 +49,24 @@ class Metering:
             UnknownTenantError: the tenant is being deleted, or is not there any more.
             QuotaExceededError: events a day, or storage.
         """
+        account = self._roomy.get(tenant_id)
+        if account is not None and account.small_left and body_bytes <= SMALL_BYTES_MAX and len(events) == 1:
+            # Nearly all appends of one event. About 0.2 µs.
+            account.small_left -= 1
+            account.small += 1
+            return account
         quotas = self._tenants.find_open(tenant_id).quotas
         try:
-            return self._ledger.reserve(tenant_id, quotas, len(events), body_bytes)
+            reservation = self._ledger.reserve(tenant_id, quotas, len(events), body_bytes)
         except QuotaExceededError:
             if not quotas.max_storage_bytes:
                 raise
-        # It costs as much as everything else here to know it exactly.
-        return self._ledger.reserve(tenant_id, quotas, len(events), accepted_bytes(events))
+            # It costs as much as everything else here to know it exactly.
+            reservation = self._ledger.reserve(tenant_id, quotas, len(events), accepted_bytes(events))
+        if reservation.account is not None:
+            reservation.account.let_small(quotas)
+            self._roomy[tenant_id] = reservation.account
+        return reservation
 
     async def work(self, tenant_id: str, work: Callable[[], ResultT]) -> ResultT:
         """Do something to a tenant in a thread, whatever its quotas. Nobody deletes the tenant before it is done, even

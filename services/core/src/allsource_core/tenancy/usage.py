@@ -19,19 +19,19 @@ import structlog
 
 from allsource_core.engine import DAY_US, CorruptionError, EventStore
 from allsource_core.tenancy.errors import QuotaExceededError
-from allsource_core.tenancy.reservations import Account, Reservation
+from allsource_core.tenancy.reservations import EXACT_BYTES, Account, BookedReservation
 from allsource_core.tenancy.usage_file import UsageFile
 from allsource_shared.wire.tenants import Quotas
 
-__all__ = ["QuotaName", "Reservation", "Usage", "UsageLedger"]
+__all__ = ["QuotaName", "Usage", "UsageLedger"]
 
 HOUR_US: Final = 3600 * 1_000_000
 _SAVE_SECONDS: Final = 1.0
 _RECOUNT_US: Final = 1_000_000
 """The bytes that a tenant keeps are counted anew at most this often: removals give room back."""
 
-_COUNTED_AHEAD_US: Final = 60 * 1_000_000
-"""So long after that, what is appended is counted as it comes."""
+_EXACT_US: Final = 60 * 1_000_000
+"""So long after somebody asked for the bytes of a tenant, what it appends is counted to the byte."""
 
 QuotaName = Literal["max_events_per_day", "max_storage_bytes", "max_queries_per_hour"]
 
@@ -79,8 +79,10 @@ class UsageLedger:
         self._clock = clock
         self._save_seconds = save_seconds
         self._accounts: dict[str, Account] = {}
-        # Of those alone that had an append of which nothing more is known.
+        # Of those alone that had an append of which nothing more is known; and whose bytes in memory are counted
+        # every second, in the thread.
         self._uncertain: set[Account] = set()
+        self._counted_ahead: set[Account] = set()
         self._file = UsageFile(path, store, clock)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="allsource-usage")
         self._saving = asyncio.Lock()
@@ -125,7 +127,7 @@ class UsageLedger:
 
     # --- quotas ---
 
-    def reserve(self, tenant_id: str, quotas: Quotas, events: int, bytes: int) -> Reservation:
+    def reserve(self, tenant_id: str, quotas: Quotas, events: int, bytes: int) -> BookedReservation:
         """Reserve room for an append.
 
         Args:
@@ -141,45 +143,59 @@ class UsageLedger:
         account = self._accounts.get(tenant_id) or self._account(tenant_id)
         # No day has more than the last one that had any: what fits into that needs no look at the clock.
         limit = quotas.max_events_per_day
-        if limit and account.on_last_day + account.events + events > limit:
+        if limit and account.on_last_day + account.events_reserved + events > limit:
             self._check_events(account, limit, events)
         limit = quotas.max_storage_bytes
-        if limit and (account.size is None or account.size + account.bytes + bytes > limit):
-            self._check_bytes(tenant_id, account, limit, bytes)
-        account.reservations += 1
+        if limit:
+            size = account.size
+            if size is None or size + account.bytes_reserved + bytes + 2 * EXACT_BYTES > limit:
+                self._check_bytes(tenant_id, account, limit, bytes)
+        account.booked += 1
         account.events += events
         account.bytes += bytes
-        return Reservation(account, events, bytes, quotas.max_storage_bytes > 0)
+        # What there was room for before, this one may have taken.
+        account.small_left = 0
+        return BookedReservation(account, events, bytes)
 
     def _check_events(self, account: Account, limit: int, events: int) -> None:
         day = max(self._clock() // DAY_US, account.last_day)
         # What is under way may be recorded today or tomorrow: it is held against whichever day it is.
-        used = account.on(day) + account.events
+        used = account.on(day) + account.events_reserved
         if used + events > limit:
             raise QuotaExceededError("max_events_per_day", limit, used, (day + 1) * DAY_US)
 
     def _check_bytes(self, tenant_id: str, account: Account, limit: int, size: int) -> None:
-        used = self._size(tenant_id, account) + account.bytes
-        if used + size > limit and self._recount(tenant_id, account, self._clock()):
-            used = self._size(tenant_id, account) + account.bytes
+        if account.size is None:
+            account.size = self._store.tenant_usage(tenant_id).bytes
+        used = account.size + account.bytes_reserved
+        if used + size + 2 * EXACT_BYTES <= limit:
+            return
+        # Before they come to where it matters, all of its bytes in memory will have been counted elsewhere.
+        account.asked_at = now = self._clock()
+        self._counted_ahead.add(account)
+        if used + size + EXACT_BYTES <= limit:
+            return
+        if not account.is_exact or used + size > limit:
+            used = self._counted(tenant_id, account, now) + account.bytes_reserved
         if used + size > limit:
             raise QuotaExceededError("max_storage_bytes", limit, used, None)
 
-    def _size(self, tenant_id: str, account: Account) -> int:
-        if account.size is None:
-            account.size = self._store.tenant_usage(tenant_id).bytes
-            account.sized_at = self._clock()
-        return account.size
-
-    def _recount(self, tenant_id: str, account: Account, now: int) -> bool:
-        """Ask the store for the bytes that are kept, if that was not done just now; whether it was done."""
-        if not self._is_recount_due(account, now):
-            return False
-        account.sized_at = account.asked_at = now
-        kept = self._store.tenant_usage(tenant_id).bytes
-        # The store may have some of what is under way: that counts twice until nothing is.
-        account.size = kept if account.size is None or not account.reservations else min(account.size, kept)
-        return True
+    def _counted(self, tenant_id: str, account: Account, now: int) -> int:
+        """The bytes that a tenant keeps, which are counted to the byte from now on. The store is asked for them if it
+        was not just now, or if what was under way then may have been counted twice.
+        """
+        size = account.size
+        was_twice = account.is_twice and not account.under_way
+        if size is None or not account.is_exact or was_twice or self._is_recount_due(account, now):
+            account.sized_at = now
+            kept = self._store.tenant_usage(tenant_id).bytes
+            # The store may have some of what is under way: that counts twice until nothing is.
+            account.is_twice = account.under_way > 0
+            size = account.size = min(size, kept) if size is not None and account.is_twice else kept
+            account.is_exact = True
+            account.small_left = 0
+            self._counted_ahead.add(account)
+        return size
 
     @staticmethod
     def _is_recount_due(account: Account, now: int) -> bool:
@@ -212,21 +228,21 @@ class UsageLedger:
             CorruptionError, OSError: the store can't say what is kept.
         """
         account = self._accounts.get(tenant_id)
-        if account is None or account.size is None or self._is_recount_due(account, self._clock()):
+        if account is None or not account.is_exact or self._is_recount_due(account, self._clock()):
             await asyncio.get_running_loop().run_in_executor(self._thread, self._store.tenant_usage, tenant_id)
 
     def usage(self, tenant_id: str) -> Usage:
         """What a tenant has used up to now. Cheap after `count`."""
-        account = self._accounts.get(tenant_id) or Account(tenant_id, set())
+        account = self._account(tenant_id)
         now = self._clock()
-        self._recount(tenant_id, account, now)
+        storage_bytes = self._counted(tenant_id, account, now)
         account.asked_at = now
         day, hour = max(now // DAY_US, account.last_day), now // HOUR_US
         if account.hour == hour + 1:
             hour = account.hour
         return Usage(
             events_today=account.on(day),
-            storage_bytes=self._size(tenant_id, account),
+            storage_bytes=storage_bytes,
             queries_this_hour=account.queries if hour == account.hour else 0,
             day_resets_at=(day + 1) * DAY_US,
             hour_resets_at=(hour + 1) * HOUR_US,
@@ -235,7 +251,7 @@ class UsageLedger:
     def outstanding(self, tenant_id: str) -> int:
         """How many reservations of a tenant are not settled."""
         account = self._accounts.get(tenant_id)
-        return 0 if account is None else account.reservations
+        return 0 if account is None else account.under_way
 
     async def drained(self, tenant_id: str, timeout: float) -> bool:  # noqa: ASYNC109 - an answer, not an exception
         """Wait until no reservation of a tenant is left; False if some are after so many seconds.
@@ -244,13 +260,13 @@ class UsageLedger:
         """
         deadline = asyncio.get_running_loop().time() + timeout
         account = self._accounts.get(tenant_id)
-        while account is not None and account.reservations:
+        while account is not None and account.under_way:
             waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             account.waiting.append(waiter)
             try:
                 await asyncio.wait_for(waiter, deadline - asyncio.get_running_loop().time())
             except TimeoutError:
-                return not account.reservations
+                return not account.under_way
         return True
 
     def forget(self, tenant_id: str) -> None:
@@ -261,6 +277,7 @@ class UsageLedger:
         account = self._accounts.pop(tenant_id, None)
         if account is not None:
             self._uncertain.discard(account)
+            self._counted_ahead.discard(account)
         self._asked.discard(tenant_id)
         self._forgotten.add(tenant_id)
 
@@ -290,24 +307,30 @@ class UsageLedger:
                 self._forgotten |= forgotten
             else:
                 self._failure = ""
+            self._stop_counting_ahead()
 
     def _advance(self, queries: dict[str, tuple[int, int]], forgotten: set[str]) -> None:
         appended = self._file.advance(forgotten)
         self._file.note_queries(queries)
         self._file.save()
-        # Where bytes were asked for lately, whoever asks next finds those of what is in memory counted. Elsewhere that
-        # would be a second count of every event, next to that of its append: segments come with theirs.
-        now = self._clock()
+        # Where bytes matter, whoever asks next finds those of what is in memory counted. Elsewhere that would be a
+        # second count of every event, next to that of its append: segments come with theirs.
         for tenant_id in appended:
-            account = self._accounts.get(tenant_id)
-            if account is not None and account.size is not None and now - account.asked_at < _COUNTED_AHEAD_US:
+            if self._accounts.get(tenant_id) in self._counted_ahead:
                 self._store.tenant_usage(tenant_id)
+
+    def _stop_counting_ahead(self) -> None:
+        """Spare those the price of it for whom nobody has asked lately."""
+        now = self._clock()
+        for account in [one for one in self._counted_ahead if not 0 <= now - one.asked_at < _EXACT_US]:
+            account.is_exact = False
+            self._counted_ahead.discard(account)
 
     def _settle_uncertain(self) -> None:
         """Let go of what uncertain appends hold, where nothing else is under way: the store says what it has."""
         # Of a tenant that was removed meanwhile nothing is held.
         self._uncertain &= {one for one in self._uncertain if self._accounts.get(one.tenant_id) is one}
-        uncertain = {account.tenant_id: account for account in self._uncertain if not account.reservations}
+        uncertain = {account.tenant_id: account for account in self._uncertain if not account.under_way}
         if not uncertain:
             return
         days: dict[str, dict[int, int]] = {tenant_id: {} for tenant_id in uncertain}
@@ -320,11 +343,11 @@ class UsageLedger:
                 found = days[appends.tenant_id]
                 found[appends.day] = found.get(appends.day, 0) + appends.events
         for tenant_id, account in uncertain.items():
-            account.last_day = account.day_before = 0
+            account.forget_days()
             for day in sorted(days[tenant_id]):
                 account.add(day, days[tenant_id][day])
             account.size = None if account.size is None else self._store.tenant_usage(tenant_id).bytes
-            account.events = account.bytes = 0
+            account.events = account.bytes = account.small_left = 0
             self._uncertain.discard(account)
 
     async def _save_again_and_again(self) -> None:
