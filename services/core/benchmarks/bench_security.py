@@ -13,9 +13,9 @@ import json
 import statistics
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -36,9 +36,12 @@ _QUOTAS: Final = {
     "max_queries_per_hour": _HIGH,
 }
 _LIMITS: Final = {"requests_per_minute": 10**9, "burst": 10**9}
-_PAIRS: Final = 4
-"""Of processes: the same program takes up to 4 % more or less of the processor from one start to the next."""
-_TURNS: Final = 10
+_PAIRS: Final = 12
+"""Of processes, one after the other: the same program takes up to 4 % more or less of the processor from one start to
+the next."""
+_TURNS: Final = 40
+"""Of each pair. Many short ones: what else the machine does changes within a second, and so meets both alike. Medians
+of as many requests in turns ten times as long differed by four times as much from run to run."""
 _SIGN_IN_CONNECTIONS: Final = 4
 """As many as one account may have under way: enough to keep both threads busy that check passwords."""
 _STALL_MS: Final = 500
@@ -107,34 +110,45 @@ def run(core: CoreService, requests: list[bytes], count: int, connections: int) 
     return _Run(load.requests_per_second, 1e6 * taken / count, load.generator_share)
 
 
-def overhead(pairs: Sequence[_Pair], *, small: bool) -> None:
-    """Both workloads, in turn to both cores, for a moment each: so whatever else the machine does meets both alike."""
-    for name, requests_of, count, connections in (
-        ("batches of 1,000", _batches, 20 if small else 200, 8),
-        ("one event a request", _singles, 200 if small else 4000, 64),
-    ):
-        measured: list[tuple[_Run, _Run]] = []
-        for pair in pairs:
-            requests = requests_of(pair.token)
-            for turn in range(2 if small else _TURNS + 1):
-                order = (pair.guarded, pair.unguarded) if turn % 2 else (pair.unguarded, pair.guarded)
-                of = {core: run(core, requests, count, connections) for core in order}
-                if turn:  # the first one only warms up
-                    measured.append((of[pair.guarded], of[pair.unguarded]))
-        processor_share = statistics.median(100 * (1 - off.processor_us / on.processor_us) for on, off in measured)
-        report(
-            Section.HTTP,
-            f"{name}, what guards cost",
-            [100 * (1 - on.rate / off.rate) for on, off in measured],
-            "% of the rate",
-            targets=[at_most(5), at_most(5, of="{} % of processor time", value=processor_share)],
-            connections=connections,
-            processor_percent=round(processor_share, 2),
-            processor_us=round(statistics.median(on.processor_us for on, _ in measured), 1),
-            processor_us_without=round(statistics.median(off.processor_us for _, off in measured), 1),
-            requests_per_second=round(statistics.median(on.rate for on, _ in measured)),
-            generator_share=statistics.median(one.generator_share for pair in measured for one in pair),
-        )
+class _Workload(NamedTuple):
+    """Requests that both cores get."""
+
+    name: str
+    requests: Callable[[str], list[bytes]]
+    """Made for a token."""
+    count: int
+    """In a turn."""
+    connections: int
+
+
+def in_turn(pair: _Pair, workload: _Workload, turns: int) -> list[tuple[_Run, _Run]]:
+    """What both cores of a pair made of a workload, a moment each time: with guards, and without."""
+    requests = workload.requests(pair.token)
+    measured: list[tuple[_Run, _Run]] = []
+    for turn in range(turns + 1):
+        order = (pair.guarded, pair.unguarded) if turn % 2 else (pair.unguarded, pair.guarded)
+        of = {core: run(core, requests, workload.count, workload.connections) for core in order}
+        if turn:  # the first one only warms up
+            measured.append((of[pair.guarded], of[pair.unguarded]))
+    return measured
+
+
+def report_overhead(workload: _Workload, measured: Sequence[tuple[_Run, _Run]]) -> None:
+    """What guards cost, of the rate and of the processor's time."""
+    processor_share = statistics.median(100 * (1 - off.processor_us / on.processor_us) for on, off in measured)
+    report(
+        Section.HTTP,
+        f"{workload.name}, what guards cost",
+        [100 * (1 - on.rate / off.rate) for on, off in measured],
+        "% of the rate",
+        targets=[at_most(5), at_most(5, of="{} % of processor time", value=processor_share)],
+        connections=workload.connections,
+        processor_percent=round(processor_share, 2),
+        processor_us=round(statistics.median(on.processor_us for on, _ in measured), 1),
+        processor_us_without=round(statistics.median(off.processor_us for _, off in measured), 1),
+        requests_per_second=round(statistics.median(on.rate for on, _ in measured)),
+        generator_share=statistics.median(one.generator_share for pair in measured for one in pair),
+    )
 
 
 def _batches(token: str) -> list[bytes]:
@@ -177,25 +191,40 @@ def sign_ins(core: CoreService, token: str, *, small: bool) -> None:
     )
 
 
+@contextmanager
+def started_pair(directory: Path) -> Iterator[_Pair]:
+    """Two cores, with stores of their own below a directory."""
+    paths = [directory / name for name in ("guarded", "unguarded")]
+    for path in paths:
+        path.mkdir(parents=True)
+    with (
+        CoreService(paths[0]) as guarded,
+        CoreService(paths[1], module="tools.benchmarking.unguarded_core") as unguarded,
+    ):
+        guarded.start()
+        unguarded.start()
+        check(guarded, unguarded)
+        yield _Pair(guarded, unguarded, limited_writer(guarded))
+        guarded.stop()
+        unguarded.stop()
+
+
 def main() -> None:
     small = is_small()
-    with benchmark_directory() as directory, ExitStack() as stack:
-        pairs = []
+    workloads = [
+        _Workload("batches of 1,000", _batches, 20, 8),
+        _Workload("one event a request", _singles, 200 if small else 400, 64),
+    ]
+    measured: list[list[tuple[_Run, _Run]]] = [[] for _ in workloads]
+    with benchmark_directory() as directory:
         for number in range(1 if small else _PAIRS):
-            paths = [Path(directory) / f"{name}-{number}" for name in ("guarded", "unguarded")]
-            for path in paths:
-                path.mkdir()
-            guarded = stack.enter_context(CoreService(paths[0]))
-            unguarded = stack.enter_context(CoreService(paths[1], module="tools.benchmarking.unguarded_core"))
-            guarded.start()
-            unguarded.start()
-            check(guarded, unguarded)
-            pairs.append(_Pair(guarded, unguarded, limited_writer(guarded)))
-        overhead(pairs, small=small)
-        sign_ins(pairs[0].guarded, pairs[0].token, small=small)
-        for pair in pairs:
-            pair.guarded.stop()
-            pair.unguarded.stop()
+            with started_pair(Path(directory) / f"pair-{number}") as pair:
+                for workload, of_all in zip(workloads, measured, strict=True):
+                    of_all += in_turn(pair, workload, 1 if small else _TURNS)
+        for workload, of_all in zip(workloads, measured, strict=True):
+            report_overhead(workload, of_all)
+        with started_pair(Path(directory) / "sign-ins") as pair:
+            sign_ins(pair.guarded, pair.token, small=small)
 
 
 if __name__ == "__main__":
