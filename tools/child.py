@@ -41,14 +41,22 @@ class Child:
         arguments: for the module.
         environ: the whole environment of the child.
         log_path: file that its output is appended to; None lets it write to the runner's own standard error.
+        under: a program that runs the interpreter, with its arguments.
     """
 
     def __init__(
-        self, name: str, module: str, arguments: Sequence[str], environ: Mapping[str, str], log_path: Path | None
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        environ: Mapping[str, str],
+        log_path: Path | None,
+        *,
+        under: Sequence[str] = (),
     ) -> None:
         self.name = name
         self.log_path = log_path
-        self._command = [sys.executable, "-m", module, *arguments]
+        self._command = [*under, sys.executable, "-m", module, *arguments]
         self._environ = dict(environ)
         self._process: subprocess.Popen[bytes] | None = None
 

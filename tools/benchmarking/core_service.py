@@ -7,6 +7,7 @@ import os
 import secrets
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -31,9 +32,10 @@ class CoreService:
     Args:
         directory: gets the data and the log.
         module: that is run instead.
+        under: as `Child`.
     """
 
-    def __init__(self, directory: Path, *, module: str = "allsource_core") -> None:
+    def __init__(self, directory: Path, *, module: str = "allsource_core", under: Sequence[str] = ()) -> None:
         self.data_dir = directory / "data"
         (port,) = free_ports(1)
         self.url = f"http://127.0.0.1:{port}"
@@ -46,7 +48,7 @@ class CoreService:
             f"{PREFIX}BOOTSTRAP_ADMIN_USERNAME": "admin",
             f"{PREFIX}BOOTSTRAP_ADMIN_PASSWORD": self._password,
         }
-        self._child = Child("core", module, [], {**inherited, **environ}, directory / "core.log")
+        self._child = Child("core", module, [], {**inherited, **environ}, directory / "core.log", under=under)
 
     def __enter__(self) -> Self:
         return self
@@ -78,6 +80,11 @@ class CoreService:
         code = self._child.terminate(_STOP_SECONDS_MAX)
         if code != 0:
             raise ChildError(f"the core ended with {code}; its log is {self._child.log_path}")
+
+    @property
+    def pid(self) -> int:
+        """Of the process."""
+        return self._child.pid
 
     def anonymous_mib(self) -> float:
         """`RssAnon` of all its processes."""

@@ -2,8 +2,9 @@
 
 Pairs of cores, each with a store of its own, are loaded in turn with the same requests. One is as operators run it, and
 its tenant has every quota and a rate limit, all too high to be reached; of the other everything that guards it was
-taken off (`tools.benchmarking.unguarded_core`). Then sign-ins, as fast as the machine allows, and what a writer beside
-them sees. What is not claimed: that the share is the same where the network is slower; it is less there.
+taken off (`tools.benchmarking.unguarded_core`). Then the instructions of both for a request, which no noise touches, if
+Valgrind is there to count them. Then sign-ins, as fast as the machine allows, and what a writer beside them sees. What
+is not claimed: that the share is the same where the network is slower; it is less there.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from tools.benchmarking.core_service import CoreService
+from tools.benchmarking.instructions import can_count, counted, under_callgrind
 from tools.benchmarking.load import Load, http_request, run_load
 from tools.benchmarking.machine import benchmark_directory
 from tools.benchmarking.results import Section, at_most, is_small, percentile, report
@@ -29,6 +31,8 @@ from tools.benchmarking.unguarded_core import TENANT
 from tools.benchmarking.workload import batch_body, event_body
 
 _PASSWORD: Final = "a password for benchmarks only"  # noqa: S105 - of a store that is thrown away
+_GUARDED: Final = "allsource_core"
+_UNGUARDED: Final = "tools.benchmarking.unguarded_core"
 _HIGH: Final = 10**12
 _QUOTAS: Final = {
     "max_events_per_day": _HIGH,
@@ -42,6 +46,9 @@ the next."""
 _TURNS: Final = 40
 """Of each pair. Many short ones: what else the machine does changes within a second, and so meets both alike. Medians
 of as many requests in turns ten times as long differed by four times as much from run to run."""
+_COUNTED: Final = 1000
+"""Requests of which the instructions are counted."""
+
 _SIGN_IN_CONNECTIONS: Final = 4
 """As many as one account may have under way: enough to keep both threads busy that check passwords."""
 _STALL_MS: Final = 500
@@ -151,6 +158,34 @@ def report_overhead(workload: _Workload, measured: Sequence[tuple[_Run, _Run]]) 
     )
 
 
+def instructions(directory: Path, module: str) -> float:
+    """Those of a core for a request with one event."""
+    directory.mkdir(parents=True)
+    output = directory / "callgrind"
+    with CoreService(directory, module=module, under=under_callgrind(output)) as core:
+        core.start()
+        requests = _singles(limited_writer(core) if module == _GUARDED else "nobody")
+        run_load(core.url, requests, count=_COUNTED, connections=64)
+        total = counted(core.pid, output, lambda: run_load(core.url, requests, count=_COUNTED, connections=64))
+        core.stop()
+    return total / _COUNTED
+
+
+def report_instructions(directory: Path) -> None:
+    """The share of guards in the instructions of a request with one event."""
+    on, off = (instructions(directory / module, module) for module in (_GUARDED, _UNGUARDED))
+    report(
+        Section.HTTP,
+        "one event a request, what guards cost in instructions",
+        [100 * (1 - off / on)],
+        "% of a request's",
+        targets=[at_most(5)],
+        connections=64,
+        instructions=round(on),
+        instructions_without=round(off),
+    )
+
+
 def _batches(token: str) -> list[bytes]:
     return [
         http_request("POST", "/api/v1/events/batch", token, batch_body(first, 1000), Prefer="return=minimal")
@@ -199,7 +234,7 @@ def started_pair(directory: Path) -> Iterator[_Pair]:
         path.mkdir(parents=True)
     with (
         CoreService(paths[0]) as guarded,
-        CoreService(paths[1], module="tools.benchmarking.unguarded_core") as unguarded,
+        CoreService(paths[1], module=_UNGUARDED) as unguarded,
     ):
         guarded.start()
         unguarded.start()
@@ -223,6 +258,8 @@ def main() -> None:
                     of_all += in_turn(pair, workload, 1 if small else _TURNS)
         for workload, of_all in zip(workloads, measured, strict=True):
             report_overhead(workload, of_all)
+        if can_count() and not small:
+            report_instructions(Path(directory))
         with started_pair(Path(directory) / "sign-ins") as pair:
             sign_ins(pair.guarded, pair.token, small=small)
 
