@@ -31,7 +31,7 @@ from tools.benchmarking.unguarded_core import TENANT
 from tools.benchmarking.workload import batch_body, event_body
 
 _PASSWORD: Final = "a password for benchmarks only"  # noqa: S105 - of a store that is thrown away
-_GUARDED: Final = "allsource_core"
+_COUNTED_CORE: Final = "tools.benchmarking.counted_core"
 _UNGUARDED: Final = "tools.benchmarking.unguarded_core"
 _HIGH: Final = 10**12
 _QUOTAS: Final = {
@@ -158,22 +158,28 @@ def report_overhead(workload: _Workload, measured: Sequence[tuple[_Run, _Run]]) 
     )
 
 
-def instructions(directory: Path, module: str) -> float:
-    """Those of a core for a request with one event."""
-    directory.mkdir(parents=True)
-    output = directory / "callgrind"
-    with CoreService(directory, module=module, under=under_callgrind(output)) as core:
-        core.start()
-        requests = _singles(limited_writer(core) if module == _GUARDED else "nobody")
-        run_load(core.url, requests, count=_COUNTED, connections=64)
-        total = counted(core.pid, output, lambda: run_load(core.url, requests, count=_COUNTED, connections=64))
-        core.stop()
+def instructions(core: CoreService, output: Path, requests: list[bytes]) -> float:
+    """Those of a core for a request, once what it learns of its callers is known."""
+    run_load(core.url, requests, count=_COUNTED, connections=64)
+    total = counted(core.pid, output, lambda: run_load(core.url, requests, count=_COUNTED, connections=64))
     return total / _COUNTED
 
 
 def report_instructions(directory: Path) -> None:
-    """The share of guards in the instructions of a request with one event."""
-    on, off = (instructions(directory / module, module) for module in (_GUARDED, _UNGUARDED))
+    """The share of guards in the instructions of a request with one event, the same to both. Usage is not written to
+    its file meanwhile.
+    """
+    output = directory / "callgrind"
+    directory.mkdir()
+    with CoreService(directory / "on", module=_COUNTED_CORE, under=under_callgrind(output)) as core:
+        core.start()
+        requests = _singles(limited_writer(core))
+        on = instructions(core, output, requests)
+        core.stop()
+    with CoreService(directory / "off", module=_UNGUARDED, under=under_callgrind(output)) as core:
+        core.start()
+        off = instructions(core, output, requests)
+        core.stop()
     report(
         Section.HTTP,
         "one event a request, what guards cost in instructions",
@@ -259,7 +265,7 @@ def main() -> None:
         for workload, of_all in zip(workloads, measured, strict=True):
             report_overhead(workload, of_all)
         if can_count() and not small:
-            report_instructions(Path(directory))
+            report_instructions(Path(directory) / "instructions")
         with started_pair(Path(directory) / "sign-ins") as pair:
             sign_ins(pair.guarded, pair.token, small=small)
 
