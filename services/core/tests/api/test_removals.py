@@ -12,6 +12,7 @@ from urllib.parse import quote
 import httpx
 import pytest
 
+from ..engine.data_directory import contents_of
 from .service import BATCH, EVENTS, QUERY, Core, bearer, last_position, new_tenant, places, refusal
 
 ENTITIES = "/api/v1/entities"
@@ -71,7 +72,7 @@ def finished(client: httpx.Client, operation: dict[str, Any]) -> dict[str, Any]:
 
 
 def files_with(core: Core, text: str) -> list[Path]:
-    return [path for path in core.data.rglob("*") if path.is_file() and text.encode() in path.read_bytes()]
+    return [path for path, content in contents_of(core.data) if text.encode() in content]
 
 
 class TestEntities:

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
+from ..engine.data_directory import contents_of
 from .service import ADMIN, JSON, LOGIN, PASSWORD, Core, places, refusal
 
 REFRESH = "/api/v1/auth/refresh"
@@ -313,7 +314,7 @@ def test_no_token_is_in_any_file_or_log(start: Start):
     for signed_in in (first, second, third, fourth):
         secrets += [signed_in["token"], signed_in["token"].split(".")[2]]
         secrets += [signed_in["refresh_token"], signed_in["refresh_token"].split("_")[3]]
-    contents = [file.read_bytes() for file in core.data.rglob("*") if file.is_file()]
+    contents = [content for _, content in contents_of(core.data)]
     assert any(fourth["refresh_token"].split("_")[1].encode() in content for content in contents)
     for secret in secrets:
         assert all(secret.encode() not in content for content in [*contents, core.log.encode()])

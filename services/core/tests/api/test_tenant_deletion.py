@@ -11,6 +11,7 @@ from contextlib import suppress
 import httpx
 import pytest
 
+from ..engine.data_directory import contents_of
 from .service import ADMIN, BATCH, EVENTS, LOGIN, PASSWORD, QUERY, Core, bearer, refusal, until
 
 TENANTS = "/api/v1/tenants"
@@ -103,8 +104,7 @@ def test_names_of_a_deleted_tenant_are_gone_from_the_disk(start: Callable[..., C
         until(lambda: admin.get(path).json()["status"] == "done")
 
     def found() -> list[str]:
-        contents = {file.name: file.read_bytes() for file in core.data.rglob("*") if file.is_file()}
-        return [name for name, content in contents.items() if b"secret name" in content]
+        return [path.name for path, content in contents_of(core.data) if b"secret name" in content]
 
     until(lambda: not found())
 

@@ -19,6 +19,7 @@ from allsource_shared.permissions import ROLE_PERMISSIONS, Role
 from allsource_shared.wire.api_keys import ApiKeyView
 from allsource_shared.wire.users import Me
 
+from ..engine.data_directory import contents_of
 from .service import ADMIN, JSON, LOGIN, PASSWORD, Core, last_position, places, refusal, until
 
 REGISTER = "/api/v1/auth/register"
@@ -296,7 +297,7 @@ def test_a_deleted_user_leaves_no_name_and_the_others_stay(start: Callable[..., 
     refusal(try_to_sign_in(core, "Gone With The Wind", NEW), 401, "invalid_credentials")
 
     def is_stored(text: bytes) -> bool:
-        return any(text in path.read_bytes() for path in core.data.rglob("*") if path.is_file())
+        return any(text in content for _, content in contents_of(core.data))
 
     def is_forgotten() -> bool:
         try:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from allsource_core.engine import EventStore
@@ -11,7 +14,7 @@ from allsource_core.engine.filenames import StorePaths
 from allsource_core.engine.manifest import read_manifest
 from allsource_core.engine.verification import Severity, verify_store
 
-__all__ = ["check_names", "errors_of", "files_with", "strange_files"]
+__all__ = ["check_names", "contents_of", "errors_of", "files_with", "strange_files"]
 
 _LOG_TO_COME = {"prepared.log", "preparing.log", "begun.log"}
 
@@ -46,14 +49,19 @@ def errors_of(root: Path) -> list[str]:
     return [str(finding) for finding in verify_store(root) if finding.severity is Severity.ERROR]
 
 
+def contents_of(root: Path) -> Iterator[tuple[Path, bytes]]:
+    """All files and what is in them. Whoever has the directory open may take one away before it is read."""
+    for path in sorted(root.rglob("*")):
+        with suppress(FileNotFoundError, IsADirectoryError):
+            yield path, path.read_bytes()
+
+
 def files_with(root: Path, needle: bytes) -> list[str]:
     """The files in which some bytes are: as they are or, in segments, once they are decoded."""
     found = []
-    for path in sorted(root.rglob("*")):
-        if path.is_file():
-            content = path.read_bytes()
-            if content.startswith(b"PAR1") and content.endswith(b"PAR1"):
-                content += repr(pq.read_table(path).to_pylist()).encode()
-            if needle in content:
-                found.append(path.name)
+    for path, content in contents_of(root):
+        if content.startswith(b"PAR1") and content.endswith(b"PAR1"):
+            content += repr(pq.read_table(pa.BufferReader(content)).to_pylist()).encode()
+        if needle in content:
+            found.append(path.name)
     return found
