@@ -18,6 +18,7 @@ from allsource_core.identity.passwords import Passwords
 from allsource_core.identity.users import UserDirectory
 from allsource_shared.permissions import Role
 
+from ..engine.data_directory import contents_of
 from .service import ADMIN, JSON, LOGIN, PASSWORD, Core, places, refusal
 
 KEYS = "/api/v1/auth/api-keys"
@@ -283,7 +284,7 @@ def test_secrets_are_told_once_and_kept_nowhere(core: Core, dev: httpx.Client, r
             root.get(KEYS, params={"limit": 10_000}),
         ):
             assert not any(secret in answer.text for secret in secrets)
-    kept = b"".join(path.read_bytes() for path in core.data.rglob("*") if path.is_file())
+    kept = b"".join(content for _, content in contents_of(core.data))
     assert made["id"].encode() in kept
     for secret in secrets:
         assert secret.encode() not in kept

@@ -19,6 +19,7 @@ from allsource_shared.configuration import load_settings
 from allsource_shared.permissions import Role
 from allsource_shared.tokens import TokenVerifier
 
+from ..engine.data_directory import contents_of
 from .service import MASTER_KEY, PASSWORD, SECRET, Core, bearer
 
 
@@ -78,7 +79,8 @@ def test_what_is_known_of_sessions_goes_with_user_and_tenant(start: Callable[...
     core = start().ready()
 
     def kept() -> list[str]:
-        return [file.name for file in (core.data / "derived").iterdir() if b"Lovelace's browser" in file.read_bytes()]
+        files = contents_of(core.data / "derived")
+        return [file.name for file, content in files if b"Lovelace's browser" in content]
 
     with core.client() as admin:
         admin.post("/api/v1/tenants", json={"id": "acme", "name": "Acme"}).raise_for_status()
