@@ -56,8 +56,9 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
 class UsageLedger:
     """The usage of all tenants. Used from one event loop; only files are read and written in a thread of its own.
 
-    Counts of events and bytes are exact, those of queries may lose the last second of a process that is killed. An
-    event that was appended past the ledger counts after the next start.
+    Counts of events are exact; those of bytes are when somebody asks for them, or little is left, and else never too
+    small. Those of queries may lose the last second of a process that is killed. An event that was appended past the
+    ledger counts after the next start.
 
     Args:
         store: whose events are counted.
