@@ -167,7 +167,7 @@ class AppendRoutes:
         if appended.duplicate or appended.dry_run:
             reservation.release()
         else:
-            # Counting bytes costs as much as all else here.
+            # Counting bytes costs as much as all else here: only where somebody wants to know them exactly.
             reservation.commit(appended.recorded_at, appended.content_bytes if reservation.is_exact else body_bytes)
             self._metrics.appended(len(appended), time.perf_counter() - started)
         return appended

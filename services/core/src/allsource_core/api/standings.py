@@ -24,6 +24,8 @@ TENANT_HEADER: Final = istr("X-Tenant-ID")
 
 _REMEMBERED_MAX: Final = 4096
 _SURE_SECONDS: Final = 1.0
+"""So long the time of day is not asked again whether a credential has expired."""
+
 _END: Final = slice(-32, None)
 """The end of a credential, which is random, and hashed in a tenth of the time of an access token."""
 

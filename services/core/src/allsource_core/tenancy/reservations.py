@@ -76,21 +76,9 @@ class Account:
     """
 
     __slots__ = (
-        *("tenant_id", "last_day", "last_day_at", "next_day_at", "on_last_day", "day_before", "on_day_before", "size"),
-        *(
-            "is_exact",
-            "is_twice",
-            "sized_at",
-            "asked_at",
-            "hour",
-            "queries",
-            "booked",
-            "events",
-            "bytes",
-            "small",
-            "small_left",
-        ),
-        *("uncertain", "waiting"),
+        *("tenant_id", "last_day", "last_day_at", "next_day_at", "on_last_day", "day_before", "on_day_before"),
+        *("size", "is_exact", "is_twice", "sized_at", "asked_at", "hour", "queries"),
+        *("booked", "events", "bytes", "small", "small_left", "uncertain", "waiting"),
     )
 
     def __init__(self, tenant_id: str, uncertain: set[Account]) -> None:
