@@ -392,20 +392,25 @@ asyncio.run(main())
 
 
 def crash_once(path: Path, seed: int, limit: int) -> Counter[tuple[str, str]]:
-    """Run the writer and kill it; what it said."""
+    """Run the writer and kill it once it has done something, in every second crash a refusal too; what it said.
+
+    How much it has done is told by its lines, not by the clock: a slow machine gets there as well.
+    """
     command = [sys.executable, "-c", WRITER, str(path), str(seed), str(limit)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0)
-    assert process.stdout is not None
-    output = process.stdout.read(1)
-    time.sleep(random.Random(seed).uniform(0.01, 0.3))
-    process.send_signal(signal.SIGKILL)
-    output += process.stdout.read()
-    process.wait()
-    process.stdout.close()
     said: Counter[tuple[str, str]] = Counter()
-    for line in output.decode().split("\n")[:-1]:
-        what, tenant, count = line.split()
-        said[what, tenant] += int(count) or 1
+    lines_left = random.Random(seed).randint(1, 300)
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if not line.endswith("\n"):
+                break
+            what, tenant, count = line.split()
+            said[what, tenant] += int(count) or 1
+            lines_left -= 1
+            if lines_left <= 0 and (seed % 2 == 0 or said["refused", "acme"]):
+                # What it has written until it is dead is read, and counts.
+                process.send_signal(signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
     return said
 
 
@@ -436,4 +441,4 @@ def test_after_kill_minus_nine_no_event_is_lost_or_counted_twice(tmp_path: Path)
         said += crash_once(tmp_path / "data", seed, limit)
         # Each of 16 clients may have had an append under way when the process was killed, and all of them each time.
         asyncio.run(look_after_crash(tmp_path / "data", limit, said, 16 * 5 * (seed + 1)))
-    assert said["refused", "acme"] or CRASHES < 6
+    assert said["refused", "acme"] or CRASHES < 2
