@@ -52,7 +52,9 @@ soak: $(VENV)/.dev ## The long forms of the tests: thousands of crashes and faul
 	ALLSOURCE_CRASHES=2000 $(BIN)/python -m pytest -o timeout=14400 services/core/tests/engine/test_kill_minus_nine.py
 	ALLSOURCE_CRASHES=1000 $(BIN)/python -m pytest -o timeout=14400 services/core/tests/engine/test_crashes.py
 	ALLSOURCE_MODEL_EXAMPLES=3000 $(BIN)/python -m pytest -o timeout=14400 services/core/tests/engine/test_engine_model.py
-	ALLSOURCE_FAULTS=all $(BIN)/python -m pytest -o timeout=14400 services/core/tests/engine/test_failures.py
+	ALLSOURCE_FAULTS=all $(BIN)/python -m pytest -o timeout=14400 services/core/tests/engine/test_failures.py \
+		services/core/tests/admin/test_repair.py
+	ALLSOURCE_CRASHES=200 $(BIN)/python -m pytest -o timeout=14400 services/core/tests/tenancy/test_usage_file.py
 	ALLSOURCE_LONG_EVENTS=10000000 $(BIN)/python -m pytest -s -o timeout=14400 services/core/tests/engine/test_long_run.py
 	ALLSOURCE_DEMO_FLIGHTS=all $(BIN)/python -m pytest -o timeout=14400 tests/e2e/test_flights_demo.py
 

@@ -108,6 +108,8 @@ class Core:
             "ALLSOURCE_GATEWAY__KEY": GATEWAY_KEY,
             "ALLSOURCE_SERVER__PORT": "0",
             "ALLSOURCE_STORAGE__DATA_DIR": str(self.data),
+            # Log files are filled ahead, and every one of hundreds of cores would fill its own.
+            "ALLSOURCE_STORAGE__LOG_FILE_MB": "4",
             "ALLSOURCE_BOOTSTRAP_ADMIN_USERNAME": ADMIN,
             "ALLSOURCE_BOOTSTRAP_ADMIN_PASSWORD": PASSWORD,
             **(environ or {}),

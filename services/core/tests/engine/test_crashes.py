@@ -29,7 +29,7 @@ from .crashing_writer import LOG, MAINTENANCE, OPTIONS, TENANT, WRITERS, batch_o
 from .data_directory import check_names, errors_of
 from .stores import without_background_work
 
-CRASHES = int(os.environ.get("ALLSOURCE_CRASHES", "25"))
+CRASHES = int(os.environ.get("ALLSOURCE_CRASHES", "12"))
 CRASHES_OF_A_DIRECTORY = 25
 """Then another one is begun, so that looking at everything does not take longer and longer."""
 SECONDS_MAX = 2.5

@@ -38,7 +38,7 @@ from .data_directory import errors_of
 from .engine_model import ENTITY_IDS, START, TENANT_IDS, Author, Model, as_tuple
 from .stores import TurnableClock, without_background_work
 
-EXAMPLES = int(os.environ.get("ALLSOURCE_MODEL_EXAMPLES", "120"))
+EXAMPLES = int(os.environ.get("ALLSOURCE_MODEL_EXAMPLES", "80"))
 OPTIONS = StoreOptions(
     maintenance="thread",
     segment_rows_max=10,

@@ -18,7 +18,7 @@ from allsource_core.engine import EventQuery, NewEvent, Raw
 
 from .stores import TENANT, open_store
 
-CRASHES = int(os.environ.get("ALLSOURCE_CRASHES", "16"))
+CRASHES = int(os.environ.get("ALLSOURCE_CRASHES", "10"))
 
 # Appends batches of three from four threads and prints the number of each batch that was acknowledged; segments are
 # made meanwhile, in this process or in a child of it.

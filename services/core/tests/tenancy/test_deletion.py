@@ -14,7 +14,7 @@ import pytest
 from msgspec import Raw
 
 from allsource_core.changes import Changes
-from allsource_core.engine import AppendUncertainError, EventStore, Removal, StoreReadOnlyError
+from allsource_core.engine import AppendUncertainError, EventStore, Removal, StoreOptions, StoreReadOnlyError
 from allsource_core.engine import Event as StoredEvent
 from allsource_core.facts import DEFAULT_TENANT, SYSTEM_TENANT, Fact, Facts
 from allsource_core.identity.users import UserDirectory
@@ -27,6 +27,7 @@ from allsource_shared.wire.events import NewEvent
 from allsource_shared.wire.tenants import Quotas
 
 EVENTS = 5
+OPTIONS = StoreOptions(log_file_bytes_max=1024 * 1024)  # each store fills a log file ahead
 
 
 class Service:
@@ -93,7 +94,7 @@ class Service:
 
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[EventStore]:
-    with EventStore.open(tmp_path / "data") as store:
+    with EventStore.open(tmp_path / "data", options=OPTIONS) as store:
         yield store
 
 
@@ -475,9 +476,9 @@ def test_a_crash_at_any_step_does_no_harm(tmp_path: Path, after: bool):
     while crashed:
         crash_at += 1
         directory = tmp_path / str(crash_at)
-        with EventStore.open(directory) as store:
+        with EventStore.open(directory, options=OPTIONS) as store:
             crashed = asyncio.run(_crash(store, crash_at, after=after))
-        with EventStore.open(directory) as store:
+        with EventStore.open(directory, options=OPTIONS) as store:
             asyncio.run(_go_on(store))
     # Two deletions, of each: the fact that it begins, two erasures, users, number, its fact, removal, the last fact.
     assert crash_at > 16
