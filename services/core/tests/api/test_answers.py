@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import socket
 from email.utils import parsedate_to_datetime
 
 import pytest
-
-from allsource_core.api import answers
 
 from .service import EVENTS, Core, bearer
 
@@ -77,9 +74,3 @@ def test_head_gets_the_length_and_no_body(core: Core):
     first, second, rest = answer.split(b"\r\n\r\n")
     assert int(fields(first)["Content-Length"]) == int(fields(second)["Content-Length"]) == len(b'{"status":"alive"}')
     assert rest == b""
-
-
-def test_who_takes_nothing_of_an_answer_is_given_up(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(answers, "WRITE_SECONDS_MAX", 0)
-    with pytest.raises(ConnectionResetError, match="stopped reading"):
-        asyncio.run(answers.write_in_time(asyncio.sleep(3600)))

@@ -164,7 +164,7 @@ _IMPATIENT = """
 import allsource_core.api.http_server as server
 from allsource_core.__main__ import main
 
-server.WRITE_SECONDS_MAX = 1
+server._WRITE_SECONDS_MAX = 1
 main()
 """
 

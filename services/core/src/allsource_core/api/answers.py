@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import Awaitable, MutableMapping
+from collections.abc import MutableMapping
 from email.utils import formatdate
 from functools import lru_cache
 from typing import Final
@@ -13,13 +12,10 @@ from aiohttp import HttpVersion11, hdrs
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web import BaseRequest, Response, StreamResponse
 
-__all__ = ["WRITE_SECONDS_MAX", "JsonResponse", "add_lines", "write_in_time"]
+__all__ = ["JsonResponse", "add_lines"]
 
 _PIECE_BYTES: Final = 256 * 1024
-"""A larger body is written in pieces, each of which the reader has to take in time."""
-
-WRITE_SECONDS_MAX: Final = 60.0
-"""How long an answer waits for a reader that does not read."""
+"""A larger body is written in pieces, at the pace of its reader; the connection sees to it that there is one."""
 
 
 def add_lines(headers: MutableMapping[str, str], lines: str) -> None:
@@ -103,21 +99,8 @@ async def _write_in_pieces(writer: AbstractStreamWriter, body: bytes) -> None:
     """
     view = memoryview(body)
     for start in range(0, len(body), _PIECE_BYTES):
-        await write_in_time(writer.write(view[start : start + _PIECE_BYTES]))
-    await write_in_time(writer.drain())
-
-
-async def write_in_time(writing: Awaitable[None]) -> None:
-    """Wait for a piece to be written, not for ever.
-
-    Raises:
-        ConnectionResetError: the reader is gone, or has stopped reading.
-    """
-    try:
-        async with asyncio.timeout(WRITE_SECONDS_MAX):
-            await writing
-    except TimeoutError:
-        raise ConnectionResetError("the reader has stopped reading") from None
+        await writer.write(view[start : start + _PIECE_BYTES])
+    await writer.drain()
 
 
 @lru_cache(maxsize=2)

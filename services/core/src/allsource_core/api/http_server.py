@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from aiohttp import StreamReader
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web import BaseRequest, RequestHandler, Server, StreamResponse
 
-from allsource_core.api.answers import WRITE_SECONDS_MAX
 from allsource_core.api.dispatcher import Dispatcher
 from allsource_core.api.problem_details import problem_response
 from allsource_core.engine import without_frames
@@ -23,6 +22,9 @@ __all__ = ["HttpServer"]
 
 _LINE_BYTES_MAX = 32 * 1024
 """Of a request line: 32 tags of 256 bytes each, percent-encoded, fit into a query string."""
+
+_WRITE_SECONDS_MAX: Final = 60.0
+"""How long a connection waits for a reader that does not read."""
 
 # The dispatcher logs requests, with their ids; aiohttp's own line for each is switched off by its level.
 _no_access_log = logging.getLogger("allsource_core.access")
@@ -86,7 +88,7 @@ class _Connection(RequestHandler):
     def pause_writing(self) -> None:
         super().pause_writing()
         assert self._abort is not None
-        self._patience = self._loop.call_later(WRITE_SECONDS_MAX, self._abort)
+        self._patience = self._loop.call_later(_WRITE_SECONDS_MAX, self._abort)
 
     def resume_writing(self) -> None:
         assert self._patience is not None

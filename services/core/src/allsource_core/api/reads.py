@@ -14,7 +14,7 @@ from aiohttp import hdrs
 from aiohttp.web import StreamResponse
 
 from allsource_core.api.admission import Admission
-from allsource_core.api.answers import add_lines, write_in_time
+from allsource_core.api.answers import add_lines
 from allsource_core.api.call import Call, Handler, encoded_response
 from allsource_core.api.cursors import decode_cursor, encode_cursor
 from allsource_core.api.event_views import event_rows
@@ -244,7 +244,7 @@ async def _write(response: StreamResponse, rows: list[bytes]) -> None:
         ConnectionResetError: the reader is gone, or has stopped reading.
     """
     rows.append(b"")
-    await write_in_time(response.write(b"\n".join(rows)))
+    await response.write(b"\n".join(rows))
 
 
 def _to_query(parameters: QueryParameters) -> EventQuery:
