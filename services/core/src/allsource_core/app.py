@@ -175,6 +175,7 @@ def _open_store(settings: CoreSettings, lifecycle: Lifecycle, stop: asyncio.Even
             memory_budget_bytes=storage.memory_budget_mb * _MEBIBYTE,
             pending_bytes_max=storage.pending_mb * _MEBIBYTE,
             cache_bytes_max=storage.cache_mb * _MEBIBYTE,
+            in_use_bytes_max=storage.in_use_mb * _MEBIBYTE,
             removal_seconds=storage.removal_seconds,
             retention_seconds=storage.retention_seconds,
             maintenance=storage.maintenance,

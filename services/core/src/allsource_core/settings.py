@@ -97,6 +97,15 @@ class StorageSettings(msgspec.Struct, frozen=True):
             "ones, for reads in the order of positions.",
         ),
     ] = 128
+    in_use_mb: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=64 * 1024,
+            description="MiB of decoded segments that streams and pages hold beside the cache while their readers take "
+            "what was read. Whoever reads beyond it has segments decoded again and again.",
+        ),
+    ] = 512
     removal_seconds: Annotated[
         float,
         Meta(

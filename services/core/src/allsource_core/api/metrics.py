@@ -204,6 +204,7 @@ class _StoreCollector(Collector):
             ("storage_key_bytes", "Bytes of the key directory", stats.key_bytes),
             ("storage_memory_events", "Events in memory that are not in segments yet", stats.memory_events),
             ("storage_memory_bytes", "About what they take", stats.memory_bytes),
+            ("storage_in_use_bytes", "Decoded segments that reads hold beside the cache", stats.in_use_bytes),
             ("storage_removals_pending", "Removals whose bytes may still be on disk", stats.removals_pending),
             ("wal_segments_total", "Files of the write-ahead log", stats.log_files),
             ("wal_size_bytes", "Bytes of the write-ahead log", stats.log_bytes),

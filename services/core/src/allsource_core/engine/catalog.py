@@ -37,6 +37,7 @@ from allsource_core.engine.memtable import Memtable
 from allsource_core.engine.removals import Removed
 from allsource_core.engine.sealing import temporary
 from allsource_core.engine.segment_reader import OpenFiles, SegmentReader
+from allsource_core.engine.segments_in_use import SegmentsInUse
 from allsource_core.engine.view import View
 
 __all__ = ["Catalog", "removal_of"]
@@ -55,6 +56,7 @@ class Catalog:
         paths, filesystem: of the store.
         memory: whose memtables stand behind the segments.
         cache: of decoded segments.
+        in_use: the segments of reads under way.
 
     Attributes:
         manifest: as it is on disk.
@@ -66,7 +68,13 @@ class Catalog:
     """
 
     def __init__(
-        self, manifest: Manifest, paths: StorePaths, filesystem: Filesystem, memory: Memory, cache: DecodedCache
+        self,
+        manifest: Manifest,
+        paths: StorePaths,
+        filesystem: Filesystem,
+        memory: Memory,
+        cache: DecodedCache,
+        in_use: SegmentsInUse,
     ) -> None:
         self.manifest = manifest
         self.paths = paths
@@ -81,6 +89,7 @@ class Catalog:
         self._filesystem = filesystem
         self._memory = memory
         self._cache = cache
+        self._in_use = in_use
         self._open_files = OpenFiles()
         self.hasher = Hasher(bytes.fromhex(manifest.hash_key))
         self._segments = [self._reader(entry) for entry in manifest.segments]
@@ -118,7 +127,8 @@ class Catalog:
         self.view = self._new_view()
 
     def _new_view(self) -> View:
-        return View(self._segments, self._memory.tables, self.removed, self._keys, self._cache, self.hasher)
+        tables = self._memory.tables
+        return View(self._segments, tables, self.removed, self._keys, self._cache, self._in_use, self.hasher)
 
     def is_read(self, table: Memtable) -> bool:
         """Whether somebody may still read from a memtable."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import pairwise, repeat
 from typing import Any, Final
 
@@ -17,7 +18,7 @@ from allsource_core.engine.limits import CHUNK_BYTES, EVENT_BYTES
 from allsource_core.engine.queries import EventQuery
 from allsource_core.engine.segment_format import ERASED, SHORTENED
 
-__all__ = ["DecodedSegment", "Indices"]
+__all__ = ["DecodedSegment", "Indices", "Scan"]
 
 Indices = npt.NDArray[np.integer[Any]]
 """Of events in a decoded segment: from 0, in the order of positions."""
@@ -30,6 +31,34 @@ _NAMES_SHARED_MAX: Final = 65_536
 """Up to so many distinct entities are kept as Python strings, for all events to share; more are made when asked for."""
 _NAME_BYTES: Final = 57
 """What a short Python string takes beside its characters, with its place in a list."""
+
+
+@dataclass(slots=True)
+class Scan:
+    """How far a read has come in a segment. It has nothing of the segment, which may be decoded anew in between.
+
+    Attributes:
+        query: that selects.
+        candidates: indices of the events to look at, ascending; at most 4 bytes for each event of the segment.
+        code: of the type that is wanted; -1 for any.
+        rows: within which all that is wanted stands; None if all candidates do.
+        left: of the limit of the query.
+        start: of the candidates, in the order of the query, so many have been looked at.
+        size: so many are looked at next.
+    """
+
+    query: EventQuery
+    candidates: Indices
+    code: int
+    rows: tuple[int, int] | None
+    left: int | None
+    start: int = 0
+    size: int = _SCAN_CHUNK_MIN
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether there is nothing left to look at, or to find."""
+        return self.start >= len(self.candidates) or self.left == 0
 
 
 class DecodedSegment:
@@ -116,45 +145,47 @@ class DecodedSegment:
             )
         )
 
-    def select(self, tenant: int, query: EventQuery) -> Iterator[Indices]:
-        """Indices of a tenant's events that a query selects, in its order, at most its limit of them.
-
-        Yields an array, perhaps empty, after at most 65,536 candidates, so that a caller can let others run.
-        """
+    def scan(self, tenant: int, query: EventQuery) -> Scan:
+        """A scan for a tenant's events that a query selects, at its beginning."""
         low, high = self._rows_of_tenant(tenant)
         if query.entity_id is not None:
             low, high = self._rows_of_entity(query.entity_id, low, high)
         code = self._type_code(query.event_type)
         if low == high or code is None:
-            return
-        candidates = self._candidates(query, low, high)
+            return Scan(query, np.empty(0, dtype=np.int32), -1, None, query.limit)
         # The candidates of an entity are its own; those of a tag are all tenants'.
-        is_tenant_known = (low, high) == (0, len(self.positions)) or (query.entity_id is not None and not query.tags)
-        size, left = _SCAN_CHUNK_MIN, query.limit
-        for_all = is_tenant_known and code < 0 and query.is_plain
-        start, count = 0, len(candidates)
-        while start < count and left != 0:
-            end = min(start + size, count)
-            found = candidates[count - end : count - start][::-1] if query.descending else candidates[start:end]
-            if not for_all:
-                found = found[self._mask(found, query, code, None if is_tenant_known else (low, high))]
-            if left is not None:
-                found = found[:left]
-                left -= len(found)
-            yield found
-            start, size = end, min(2 * size, _SCAN_CHUNK_MAX)
+        is_known = (low, high) == (0, len(self.positions)) or (query.entity_id is not None and not query.tags)
+        return Scan(query, self._candidates(query, low, high), code, None if is_known else (low, high), query.limit)
 
-    def chunks(self, indices: Indices) -> Iterator[list[Event]]:
-        """`events`, in lists that are not too large to hold."""
+    def scan_on(self, scan: Scan) -> Indices:
+        """Go on with a scan that began here, or in this segment when it was decoded before.
+
+        Returns:
+            Indices of what is selected among the next candidates, 65,536 at most, in the order of the query; perhaps
+            none. After `Scan.has_ended` there is nothing more.
+        """
+        query, start, count = scan.query, scan.start, len(scan.candidates)
+        end = min(start + scan.size, count)
+        found = scan.candidates[start:end]
+        if query.descending:
+            found = scan.candidates[count - end : count - start][::-1]
+        if scan.rows is not None or scan.code >= 0 or not query.is_plain:
+            found = found[self._mask(found, query, scan.code, scan.rows)]
+        if scan.left is not None:
+            found = found[: scan.left]
+            scan.left -= len(found)
+        scan.start, scan.size = end, min(2 * scan.size, _SCAN_CHUNK_MAX)
+        return found
+
+    def cut(self, indices: Indices) -> list[Indices]:
+        """The indices in stretches whose `events` are not too large to hold."""
         if len(indices) * self._bytes_max <= CHUNK_BYTES:
-            yield self.events(indices)
-            return
+            return [indices] if len(indices) else []
         rows = self._rows[indices]
         sizes = np.full(len(rows), EVENT_BYTES, dtype=np.int64)
         for ends in self._ends:
             sizes += ends[rows + 1] - ends[rows]
-        for start, end in pairwise(columns.cuts(sizes, CHUNK_BYTES)):
-            yield self.events(indices[start:end])
+        return [indices[start:end] for start, end in pairwise(columns.cuts(sizes, CHUNK_BYTES))]
 
     def _mask(
         self, found: Indices, query: EventQuery, code: int, rows: tuple[int, int] | None

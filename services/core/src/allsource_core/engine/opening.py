@@ -28,6 +28,7 @@ from allsource_core.engine.memory import Memory
 from allsource_core.engine.options import StoreOptions
 from allsource_core.engine.recovery import RecoveryProgress, recover_log
 from allsource_core.engine.removals import Removed
+from allsource_core.engine.segments_in_use import SegmentsInUse
 from allsource_core.engine.sequencer import Sequencer
 from allsource_core.engine.tenants import TenantNumbers
 from allsource_core.engine.visibility import Visibility
@@ -50,6 +51,7 @@ class OpenStore(msgspec.Struct, kw_only=True):
     sequencer: Sequencer
     visibility: Visibility
     cache: DecodedCache
+    in_use: SegmentsInUse
     options: StoreOptions
     directory: StoreDirectory | None = None
     writer: LogWriter | None = None
@@ -138,7 +140,8 @@ def _assemble(
     pending = [removal for removal in manifest.removals if not removal.finished_at]
     sequencer = Sequencer(memory, numbers, Removed(pending))
     cache = DecodedCache(options.cache_bytes_max)
-    catalog = Catalog(manifest, paths, filesystem, memory, cache)
+    in_use = SegmentsInUse(cache, options.in_use_bytes_max)
+    catalog = Catalog(manifest, paths, filesystem, memory, cache, in_use)
     end = recover_log(
         paths,
         filesystem,
@@ -168,6 +171,7 @@ def _assemble(
         sequencer=sequencer,
         visibility=visibility,
         cache=cache,
+        in_use=in_use,
         options=options,
         directory=directory,
         writer=writer,
@@ -250,13 +254,15 @@ def open_in_memory(options: StoreOptions, clock: Clock) -> OpenStore:
     sequencer = Sequencer(memory, TenantNumbers(), Removed())
     visibility = Visibility(0)
     cache = DecodedCache(options.cache_bytes_max)
+    in_use = SegmentsInUse(cache, options.in_use_bytes_max)
     # No file is ever made, so there is nothing that these would be asked for.
-    catalog = Catalog(Manifest.new(), StorePaths(Path()), LocalFilesystem(), memory, cache)
+    catalog = Catalog(Manifest.new(), StorePaths(Path()), LocalFilesystem(), memory, cache, in_use)
     return OpenStore(
         path=_append_path(sequencer, catalog, visibility, options, clock, None),
         catalog=catalog,
         sequencer=sequencer,
         visibility=visibility,
         cache=cache,
+        in_use=in_use,
         options=options,
     )

@@ -38,6 +38,8 @@ class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
         retention_seconds: between two looks for what retention removes.
         cache_bytes_max: of what is decoded of segments and kept: row groups, for reads of one entity, and whole ones,
             for reads in the order of positions.
+        in_use_bytes_max: of decoded segments that reads in the order of positions hold between two steps, however many
+            readers there are and however long they stall. Beyond it they are decoded again.
         maintenance: ``process``: sealing and compaction run in a child process; ``thread``: in a thread of this one,
             for programs that may not start others.
     """
@@ -52,6 +54,7 @@ class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
     removal_seconds: float = 5.0
     retention_seconds: float = 600.0
     cache_bytes_max: int = 128 * _MEBIBYTE
+    in_use_bytes_max: int = 512 * _MEBIBYTE
     maintenance: Literal["process", "thread"] = "process"
 
     @property

@@ -25,6 +25,7 @@ class StoreStats(msgspec.Struct, frozen=True, kw_only=True):
         segments, segment_bytes: of segments and their indexes.
         key_files, key_bytes: of the key directory.
         memory_events, memory_bytes: not sealed yet, and about what they take.
+        in_use_bytes: of decoded segments that reads hold.
         sealed_through: the last position that is in segments.
         removals_pending: removals whose bytes may still be in a file.
         segments_sealed, compactions, maintenance_failures: since the store was opened.
@@ -44,6 +45,7 @@ class StoreStats(msgspec.Struct, frozen=True, kw_only=True):
     key_bytes: int
     memory_events: int
     memory_bytes: int
+    in_use_bytes: int
     sealed_through: int
     removals_pending: int
     segments_sealed: int
@@ -101,6 +103,7 @@ def store_stats(parts: OpenStore) -> StoreStats:
         key_bytes=sum(entry.bytes for entry in manifest.key_files),
         memory_events=sum(map(len, tables)),
         memory_bytes=sum(table.bytes for table in tables),
+        in_use_bytes=parts.in_use.nbytes,
         sealed_through=memory.sealed_through,
         removals_pending=len(parts.catalog.pending_removals()),
         segments_sealed=figures.segments_sealed if figures is not None else 0,

@@ -19,7 +19,6 @@ from allsource_core.engine.appends import PreparedAppend
 from allsource_core.engine.conditions import AppendCondition
 from allsource_core.engine.decisions import SealedFacts
 from allsource_core.engine.decoded_cache import DecodedCache
-from allsource_core.engine.decoded_segment import DecodedSegment
 from allsource_core.engine.errors import ConditionTooBroadError
 from allsource_core.engine.events import Event, has_server_form, position_of_server_id
 from allsource_core.engine.hashes import Hasher
@@ -30,6 +29,7 @@ from allsource_core.engine.queries import EventQuery
 from allsource_core.engine.removals import Removed
 from allsource_core.engine.segment_format import ROW_GROUP_ROWS
 from allsource_core.engine.segment_reader import SegmentReader
+from allsource_core.engine.segments_in_use import SegmentInUse, SegmentsInUse
 from allsource_core.engine.tenants import TenantKey
 
 __all__ = ["READS_FILES", "View"]
@@ -51,6 +51,7 @@ class View:
         removed: removals that segments or memtables don't show yet. It may grow while the view is used.
         keys: of the segments.
         cache: of decoded segments.
+        in_use: the segments of reads under way.
         hasher: of the store.
     """
 
@@ -61,6 +62,7 @@ class View:
         removed: Removed,
         keys: KeyDirectory,
         cache: DecodedCache,
+        in_use: SegmentsInUse,
         hasher: Hasher,
     ) -> None:
         self.segments = tuple(segments)
@@ -68,6 +70,7 @@ class View:
         self.removed = removed
         self.keys = keys
         self._cache = cache
+        self._in_use = in_use
         self._hasher = hasher
         self.no_facts = SealedFacts(sealed_through=self.sealed_through)
 
@@ -113,14 +116,14 @@ class View:
         self, segments: list[SegmentReader], tenant: TenantKey, query: EventQuery
     ) -> Iterator[list[Event]]:
         """What segments have of a query, each of them decoded as a whole, the next one ahead."""
-        for index, segment in enumerate(segments):
+        for index, reader in enumerate(segments):
             yield READS_FILES
-            decoded = self._cache.get(segment)
+            segment = self._in_use.open(reader)
             if index + 1 < len(segments):
                 self._cache.prefetch(segments[index + 1])
-            for events in self._decoded_events(decoded, tenant.number, query):
+            for events in self._decoded_events(segment, tenant.number, query):
                 yield events
-                # A list may take 20 ms to make.
+                # A list may take 20 ms to make, and the segment may have to be decoded again.
                 yield READS_FILES
 
     def _of_entity(self, segments: list[SegmentReader], tenant: TenantKey, query: EventQuery) -> Iterator[list[Event]]:
@@ -144,23 +147,21 @@ class View:
                     events = cache.row_group(segment, number).events(piece, tenant, query)
                     yield events if is_all else list(filter(query.selects, events))
 
-    def _decoded_events(self, decoded: DecodedSegment, tenant: int, query: EventQuery) -> Iterator[list[Event]]:
+    def _decoded_events(self, segment: SegmentInUse, tenant: int, query: EventQuery) -> Iterator[list[Event]]:
         """What a segment has of what a query selects: at least as many as its limit, if there are so many to read.
 
         How many of them are removed is known only afterwards; so the limit counts only while nothing is.
         """
         limited = msgspec.structs.replace(query, limit=None) if self.removed else query
         last = None
-        for indices in decoded.select(tenant, limited):
-            if len(indices):
-                last = int(decoded.positions[indices[-1]])
-                yield from decoded.chunks(indices)
+        for indices in segment.select(tenant, limited):
+            last = segment.position(indices[-1])
+            yield segment.events(indices)
         if last is not None and limited.limit is not None and self.removed:
             # A removal came meanwhile, and may have taken some of those.
             bound = {"before_position" if query.descending else "after_position": last}
-            for indices in decoded.select(tenant, msgspec.structs.replace(query, limit=None, **bound)):
-                if len(indices):
-                    yield from decoded.chunks(indices)
+            for indices in segment.select(tenant, msgspec.structs.replace(query, limit=None, **bound)):
+                yield segment.events(indices)
 
     def _readable(self, tenant: int, query: EventQuery, events: list[Event]) -> list[Event]:
         """What may be read of events that a query selected before removals were looked at."""
