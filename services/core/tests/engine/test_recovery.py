@@ -44,15 +44,19 @@ def copy_of(store: EventStore, to: Path) -> None:
 def crashed_store(path: Path, batches: list[list[bytes]], *, zeros: bool = True) -> Path:
     """A store whose process died: its log has no mark of a clean shutdown. Returns its last log file.
 
+    Nothing was at work in the background, or the copy would be of several moments.
+
     Args:
         path: of the store.
         batches: payloads, an append each.
         zeros: whether the zeros stay that the file was filled with.
     """
-    with open_store(path.with_name("live")) as store:
-        for batch in batches:
-            store.append(TENANT, [new_event(payload=payload) for payload in batch])
-        copy_of(store, path)
+    with pytest.MonkeyPatch.context() as patch:
+        without_background_work(patch)
+        with open_store(path.with_name("live")) as store:
+            for batch in batches:
+                store.append(TENANT, [new_event(payload=payload) for payload in batch])
+            copy_of(store, path)
     shutil.rmtree(path.with_name("live"))
     log = sorted((path / "log").iterdir())[-1]
     if not zeros:
@@ -111,7 +115,10 @@ def test_what_follows_a_cut_is_appended_and_found_again(tmp_path: Path) -> None:
         assert payloads(tmp_path / "s") == [b"1", b"3"]
 
 
-def test_two_restarts_in_a_row_give_the_same_store_and_the_same_files(tmp_path: Path) -> None:
+def test_two_restarts_in_a_row_give_the_same_store_and_the_same_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    without_background_work(monkeypatch)
     crashed_store(tmp_path / "s", [[b"1"], [b"2"]])
 
     def look() -> tuple[list[Event], int, int, dict[str, bytes]]:
@@ -134,7 +141,8 @@ def test_what_is_known_of_tenants_without_events_is_theirs_after_a_restart(tmp_p
         assert [(policy.prefix, policy.max_count) for policy in store.removals.policies("a")] == [("x", 7)]
 
 
-def test_a_clean_start_and_stop_leaves_the_log_as_it_was(tmp_path: Path) -> None:
+def test_a_clean_start_and_stop_leaves_the_log_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_background_work(monkeypatch)
     with open_store(tmp_path / "s") as store:
         store.append(TENANT, [new_event()])
         store.seal()
@@ -259,8 +267,11 @@ def test_a_full_log_file_is_followed_by_a_new_one_and_all_are_read(tmp_path: Pat
     assert read[199].endswith(b'199"')
 
 
-def test_log_files_are_filled_with_zeros_before_they_are_written_and_the_next_one_ahead(tmp_path: Path) -> None:
+def test_log_files_are_filled_with_zeros_before_they_are_written_and_the_next_one_ahead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As far as 4 MiB while somebody waits for one, whole where there is time."""
+    without_background_work(monkeypatch)
     options = msgspec.structs.replace(SMALL, log_file_bytes_max=5 * 1024 * 1024)
     event = new_event(payload=b'"%s"' % (b"x" * 1_000_000))
     with open_store(tmp_path / "s", options=options) as store:

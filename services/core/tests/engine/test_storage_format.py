@@ -96,7 +96,8 @@ def test_the_page_s_example_is_read_by_the_rules_of_the_page_alone() -> None:
     assert msgspec.msgpack.decode(record[content_offset:]) == ["a", ["e"], [b"{}"], None, None, None, None]
 
 
-def test_the_engine_writes_the_page_s_example_and_reads_it(tmp_path: Path) -> None:
+def test_the_engine_writes_the_page_s_example_and_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_background_work(monkeypatch)
     with open_store(tmp_path / "s", clock=TurnableClock(1_700_000_000_000_000)) as store:
         store.append("t", [new_event("e", b"{}", event_type="a")])
     log = tmp_path / "s" / "log"

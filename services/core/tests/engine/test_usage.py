@@ -93,7 +93,8 @@ def test_a_repetition_has_no_bytes_and_the_time_of_the_first_one(made: Made, clo
     assert store.tenant_usage(TENANT) == kept(store)
 
 
-def test_appends_that_are_not_durable_do_not_count(tmp_path: Path) -> None:
+def test_appends_that_are_not_durable_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_background_work(monkeypatch)
     filesystem = FaultyFilesystem(only=lambda kind, _path: kind == "sync", lasting=False)
     with open_store(tmp_path / "s", filesystem=filesystem) as store:
         store.append(TENANT, SOME_EVENTS)
@@ -154,7 +155,8 @@ def test_usage_is_exact_after_anything_that_happens(
         store.close()
 
 
-def test_removed_events_count_until_their_bytes_go(tmp_path: Path) -> None:
+def test_removed_events_count_until_their_bytes_go(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_background_work(monkeypatch)
     options = msgspec.structs.replace(SMALL, removal_seconds=0)
     with open_store(tmp_path / "s", options=options) as store:
         without = store.append(TENANT, [new_event("order-2")])
@@ -168,7 +170,8 @@ def test_removed_events_count_until_their_bytes_go(tmp_path: Path) -> None:
         assert store.tenant_usage(TENANT) == TenantUsage(1, without.content_bytes)
 
 
-def test_the_body_of_an_erased_event_counts_until_it_goes(tmp_path: Path) -> None:
+def test_the_body_of_an_erased_event_counts_until_it_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_background_work(monkeypatch)
     with open_store(tmp_path / "s", options=msgspec.structs.replace(SMALL, removal_seconds=0)) as store:
         (event,) = store.append(TENANT, [new_event("order-1", b'{"large":"%s"}' % (b"x" * 1000), tags=["t"])]).events
         store.removals.event(TENANT, event.id)
