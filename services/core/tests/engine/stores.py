@@ -23,8 +23,11 @@ TENANT = "default"
 Made = tuple[EventStore, Callable[[EventStore], None]]
 """What the fixture `made` gives: a store, and what settles it: nothing, or sealing."""
 
-SMALL = StoreOptions(log_file_bytes_max=4096, segment_rows_max=256, maintenance="thread", reserve_bytes=0)
-"""Small log files and memtables, so that tests meet their borders; one process; no look at the free space."""
+SMALL = StoreOptions(
+    log_file_bytes_max=4096, segment_rows_max=256, maintenance="thread", reserve_bytes=0, wait_seconds_max=600
+)
+"""Small log files and memtables, so that tests meet their borders; one process; no look at the free space; whoever
+waits for room gets it, however slow the machine is."""
 
 
 class TurnableClock:

@@ -34,7 +34,15 @@ from .stores import TENANT, Made, new_event, open_store
 
 ROUNDS = 40
 WRITERS = 8
-TINY = StoreOptions(log_file_bytes_max=4096, segment_rows_max=8, maintenance="thread", reserve_bytes=0)
+TINY = StoreOptions(
+    log_file_bytes_max=4096, segment_rows_max=8, maintenance="thread", reserve_bytes=0, wait_seconds_max=600
+)
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that stalls makes no condition too broad; tests of that set a bound of their own."""
+    monkeypatch.setattr(view, "_CONDITION_SECONDS_MAX", 600)
 
 
 def none_of(*items: ConditionItem, after: int = 0) -> AppendCondition:

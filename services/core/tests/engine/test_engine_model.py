@@ -31,6 +31,7 @@ from allsource_core.engine import (
     StateNotKeptError,
     StoreOptions,
     VersionConflictError,
+    view,
 )
 from allsource_core.engine.events import server_id
 
@@ -92,6 +93,8 @@ class EngineAgainstModel(RuleBasedStateMachine):
         self.patch = pytest.MonkeyPatch()
         # Maintenance happens in the steps that say so: a copy of the directory is then what a crash would leave.
         without_background_work(self.patch)
+        # However long a look takes, the model knows nothing of time.
+        self.patch.setattr(view, "_CONDITION_SECONDS_MAX", 600)
         self.directory = Path(tempfile.mkdtemp(prefix="allsource-model-", dir=IN_MEMORY))
         self.clock = TurnableClock()
         self.model = Model()
@@ -385,4 +388,4 @@ EngineAgainstModel.TestCase.settings = settings(
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-TestEngineAgainstModel = EngineAgainstModel.TestCase
+TestEngineAgainstModel = pytest.mark.timeout(120 + 5 * EXAMPLES)(EngineAgainstModel.TestCase)

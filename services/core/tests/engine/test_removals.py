@@ -25,7 +25,6 @@ from allsource_core.engine import (
     EventStore,
     NotFoundError,
     Removal,
-    StoreOptions,
     VersionConflictError,
     segment_writer,
     state_reader,
@@ -33,11 +32,9 @@ from allsource_core.engine import (
 from allsource_core.engine.segment_format import ERASED, EVENT, REMOVED
 
 from .data_directory import check_names, errors_of, files_with
-from .stores import TENANT, FaultyFilesystem, TurnableClock, new_event, without_background_work
+from .stores import SMALL, TENANT, FaultyFilesystem, TurnableClock, new_event, without_background_work
 
-OPTIONS = StoreOptions(
-    segment_rows_max=64, log_file_bytes_max=4096, maintenance="thread", removal_seconds=0, reserve_bytes=0
-)
+OPTIONS = msgspec.structs.replace(SMALL, segment_rows_max=64, removal_seconds=0)
 DAY_US = 24 * 3600 * 1_000_000
 
 
