@@ -517,23 +517,23 @@ def check_sealed_thrice(store: EventStore) -> None:
 
 
 def test_compacting_leaves_one_key_file_of_each_kind(tmp_path: Path) -> None:
-    with EventStore.open(tmp_path / "s", options=StoreOptions(maintenance="thread")) as store:
+    with EventStore.open(tmp_path / "s", options=StoreOptions(maintenance="thread", reserve_bytes=0)) as store:
         sealed_thrice(store)
         assert key_files_of(store) == ["entities"] * 3 + ["ids"] * 3
         store.compact()
         assert key_files_of(store) == ["entities", "ids"]
         check_sealed_thrice(store)
-    with EventStore.open(tmp_path / "s") as store:
+    with EventStore.open(tmp_path / "s", options=StoreOptions(reserve_bytes=0)) as store:
         assert key_files_of(store) == ["entities", "ids"]
         assert len(list((tmp_path / "s" / "keys").iterdir())) == 2
 
 
 def test_key_files_are_merged_when_no_segment_came_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with EventStore.open(tmp_path / "s", options=StoreOptions(maintenance="thread")) as store:
+    with EventStore.open(tmp_path / "s", options=StoreOptions(maintenance="thread", reserve_bytes=0)) as store:
         sealed_thrice(store)
     monkeypatch.setattr("allsource_core.engine.maintenance._QUIET_SECONDS", 0.0)
-    with EventStore.open(tmp_path / "s", options=StoreOptions(maintenance="thread")) as store:
-        for _ in range(600):
+    with EventStore.open(tmp_path / "s", options=StoreOptions(maintenance="thread", reserve_bytes=0)) as store:
+        for _ in range(1200):
             if key_files_of(store) == ["entities", "ids"]:
                 break
             time.sleep(0.05)

@@ -27,6 +27,7 @@ from allsource_core.engine import (
     StoreOptions,
     StoreReadOnlyError,
     segment_writer,
+    work_steps,
 )
 from allsource_core.engine.compaction import plan_compaction
 from allsource_core.engine.filenames import StorePaths
@@ -161,6 +162,8 @@ def test_where_sealing_is_behind_the_system_and_removals_have_room_of_their_own_
             store.append(tenant, [new_event()])
 
     with open_store(tmp_path / "s", options=options) as store:
+        # It is the room that ends: looking an entity up may take as long as it does.
+        store._parts.path._lookups._seconds_max = 60
         with pytest.raises(OverloadedError):
             repeat(lambda: append(TENANT))
         count = store.last_position
@@ -335,6 +338,7 @@ def test_what_can_t_be_merged_keeps_nothing_else_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, jobs: Jobs
 ) -> None:
     without_background_work(monkeypatch)
+    monkeypatch.setattr(work_steps, "_RETRY_SECONDS", 3600)
     jobs.fails = lambda job: isinstance(job, CompactJob) and len(job.segments) > 1
     options = msgspec.structs.replace(SMALL, removal_seconds=0)
     with open_store(tmp_path / "s", options=options) as store:

@@ -13,11 +13,11 @@ import pytest
 from allsource_core.engine import EventStore, StoreLockedError, verify_store
 
 from .data_directory import errors_of
-from .stores import TENANT, new_event, open_store
+from .stores import SMALL, TENANT, new_event, open_store
 
 
 def test_a_directory_may_be_given_as_text(tmp_path: Path) -> None:
-    with EventStore.open(str(tmp_path / "s")) as store:
+    with EventStore.open(str(tmp_path / "s"), options=SMALL) as store:
         store.append(TENANT, [new_event()])
     with open_store(tmp_path / "s") as store:
         assert len(list(store.read(TENANT))) == 1

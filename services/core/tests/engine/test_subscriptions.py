@@ -6,6 +6,7 @@ import asyncio
 import itertools
 import random
 import threading
+import time
 from contextlib import aclosing
 from pathlib import Path
 
@@ -18,7 +19,9 @@ from .stores import TENANT, new_event
 
 
 def open_small(path: Path) -> EventStore:
-    options = StoreOptions(maintenance="thread", segment_rows_max=20, log_file_bytes_max=4096, reserve_bytes=0)
+    options = StoreOptions(
+        maintenance="thread", segment_rows_max=20, log_file_bytes_max=4096, reserve_bytes=0, wait_seconds_max=600
+    )
     return EventStore.open(path, options=options)
 
 
@@ -76,33 +79,38 @@ def test_an_empty_store_is_caught_up_at_once(tmp_path: Path) -> None:
 
 
 def test_tasks_wait_for_what_is_new_and_end_when_the_store_is_closed(tmp_path: Path) -> None:
-    async def follow(store: EventStore, query: EventQuery) -> list[Event]:
-        seen: list[Event] = []
+    everything: list[Event] = []
+    some: list[Event] = []
+
+    async def follow(store: EventStore, query: EventQuery, seen: list[Event]) -> None:
         async with aclosing(store.subscribe_async(TENANT, query)) as items:
             async for item in items:
                 if not isinstance(item, CaughtUp):
                     seen += item
-        return seen
 
     async def check(store: EventStore) -> None:
         for number in range(30):
             await store.append_async(TENANT, [new_event(f"e-{number % 2}")])
         await asyncio.to_thread(store.seal)
-        everything = asyncio.create_task(follow(store, EventQuery()))
-        some = asyncio.create_task(follow(store, EventQuery(entity_id="e-1", after_position=10)))
+        following = [
+            asyncio.create_task(follow(store, EventQuery(), everything)),
+            asyncio.create_task(follow(store, EventQuery(entity_id="e-1", after_position=10), some)),
+        ]
         await asyncio.sleep(0)
         for number in range(30):
             await store.append_async(TENANT, [new_event(f"e-{number % 2}")])
             await asyncio.sleep(0)
         expected = list(store.read(TENANT))
+        expected_some = [event for event in expected if event.entity_id == "e-1" and event.position > 10]
         while not await store.wait_for_position_async(60, 1):
             continue
-        # Whoever follows has had its turn when nothing is left to do on the loop.
-        for _ in range(100):
+        deadline = time.monotonic() + 60
+        while (everything, some) != (expected, expected_some) and time.monotonic() < deadline:
             await asyncio.sleep(0.001)
         await asyncio.to_thread(store.close)
-        assert await everything == expected
-        assert await some == [event for event in expected if event.entity_id == "e-1" and event.position > 10]
+        await asyncio.gather(*following)
+        assert everything == expected
+        assert some == expected_some
 
     asyncio.run(check(open_small(tmp_path / "s")))
 
