@@ -46,6 +46,8 @@ OPTIONS = StoreOptions(
     reserve_bytes=RESERVE_BYTES,
 )
 
+# What hangs is met by SECONDS_MAX; filling a disk may take a slow machine longer in all.
+pytestmark = pytest.mark.timeout(10 * SECONDS_MAX)
 MAINTENANCE = pytest.mark.parametrize("maintenance", ["process", "thread"])
 
 
@@ -216,7 +218,6 @@ def fill(store: EventStore, written: Written, disk: Path, *, failures_max: int) 
             time.sleep(0.02)
 
 
-@pytest.mark.timeout(10 * SECONDS_MAX)
 @pytest.mark.parametrize(
     "changes",
     [
