@@ -15,6 +15,8 @@ from examples.flights.dataset import DatasetError, data_directory, flights_by_de
 from examples.flights.events import Event, all_events, count_events
 from examples.flights.reference import Reference, read_airlines, read_planes
 
+pytestmark = pytest.mark.timeout(900)  # of which reading the year takes most
+
 
 class Year:
     """One pass over all events, which do not fit in memory together."""

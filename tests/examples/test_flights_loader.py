@@ -15,7 +15,7 @@ from examples.flights.gateway import GatewayError, Patience, sign_in
 from examples.flights.loader import LoadReport, load
 from examples.flights.progress import ProgressLines
 
-QUICK = Patience(total=2.0, first_wait=0.001, longest_wait=0.002)
+QUICK = Patience(total=60.0, first_wait=0.001, longest_wait=0.002)
 OVER_AT_ONCE = Patience(total=0.01, first_wait=0.001, longest_wait=0.004)
 
 

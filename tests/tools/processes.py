@@ -18,7 +18,7 @@ def children(pid: int) -> list[int]:
     return sorted(number for number in numbers if _state(number)[1] == pid and alive(number))
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 10) -> bool:
+def wait_until(condition: Callable[[], bool], seconds: float = 60) -> bool:
     """Whether `condition` holds within that time."""
     deadline = time.monotonic() + seconds
     while not condition():

@@ -6,12 +6,14 @@ import subprocess
 import sys
 
 import msgspec
+import pytest
 
 from tools.bench import ROOT, page
 from tools.benchmarking.peers import COLUMNS
 from tools.benchmarking.results import Result, Section, at_least, at_most
 
 
+@pytest.mark.timeout(900)  # every program, one after the other
 def test_every_benchmark_runs_and_prints_results_that_make_a_page() -> None:
     ended = subprocess.run(
         [sys.executable, "-m", "tools.bench", "--small"], cwd=ROOT, capture_output=True, text=True, check=False

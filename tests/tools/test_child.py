@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.child import Child, ChildError
+from tools.child import Child, ChildError, probe
 from tools.ports import free_ports, is_free
 
 from .processes import alive, wait_until
@@ -36,7 +36,7 @@ DEAF = """
 import signal, sys, time
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("deaf", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 MakeChild = Callable[..., Child]
@@ -57,31 +57,40 @@ def make_child(tmp_path: Path) -> Iterator[MakeChild]:
         child.kill()
 
 
+def answers(url: str, status: int) -> bool:
+    try:
+        return probe(url) == status
+    except OSError:
+        return False
+
+
 def test_a_service_is_ready_when_it_answers_200(make_child: MakeChild) -> None:
     [port] = free_ports(1)
     child = make_child(ANSWER, str(port), "200")
     child.start()
-    child.wait_until_ready(f"http://127.0.0.1:{port}/health", 10)
+    child.wait_until_ready(f"http://127.0.0.1:{port}/health", 60)
     assert child.running
     assert not is_free("127.0.0.1", port)
-    assert child.terminate(10) == -signal.SIGTERM
+    assert child.terminate(60) == -signal.SIGTERM
     assert not child.running
     assert is_free("127.0.0.1", port)
 
 
 def test_another_answer_is_not_ready_and_the_error_says_what_came(make_child: MakeChild) -> None:
     [port] = free_ports(1)
+    url = f"http://127.0.0.1:{port}/health"
     child = make_child(ANSWER, str(port), "503")
     child.start()
+    assert wait_until(lambda: answers(url, 503))
     with pytest.raises(ChildError, match=r"the stand-in was not ready within 1 s: .* status 503"):
-        child.wait_until_ready(f"http://127.0.0.1:{port}/health", 1)
+        child.wait_until_ready(url, 1)
 
 
 def test_a_service_that_fails_is_reported_at_once_with_its_last_lines(make_child: MakeChild) -> None:
     child = make_child(FAIL)
     child.start()
     with pytest.raises(ChildError, match=r"exited with code 3 before it was ready[^$]*no disk"):
-        child.wait_until_ready("http://127.0.0.1:1/", 30)
+        child.wait_until_ready("http://127.0.0.1:1/", 60)
 
 
 def test_a_service_that_does_not_end_is_killed(make_child: MakeChild) -> None:
@@ -98,9 +107,9 @@ def test_killing_a_service_ends_what_it_started(make_child: MakeChild, tmp_path:
     child = make_child(
         f"""
         import pathlib, subprocess, sys, time
-        inner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+        inner = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         pathlib.Path({str(note)!r}).write_text(str(inner.pid))
-        time.sleep(60)
+        time.sleep(600)
         """
     )
     child.start()
@@ -120,14 +129,14 @@ def test_the_log_of_an_earlier_start_is_kept(make_child: MakeChild) -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux can tell a process that its parent has ended")
 def test_a_service_does_not_outlive_a_runner_that_was_killed(make_child: MakeChild, tmp_path: Path) -> None:
-    make_child("import time; time.sleep(60)")
+    make_child("import time; time.sleep(600)")
     runner = subprocess.Popen(
         [
             sys.executable,
             "-c",
             "import os, pathlib, time; from tools.child import Child;"
             "child = Child('x', 'stand_in', [], dict(os.environ), pathlib.Path(os.environ['PYTHONPATH'], 'x.log'));"
-            "child.start(); print(child.pid, flush=True); time.sleep(60)",
+            "child.start(); print(child.pid, flush=True); time.sleep(600)",
         ],
         cwd=TOP,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},

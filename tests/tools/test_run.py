@@ -61,7 +61,7 @@ class Run:
     def wait(self) -> int:
         """The exit code; nothing that was started may be left."""
         code = self.process.wait(40)
-        self._reader.join(10)
+        self._reader.join(30)
         assert not any(alive(pid) for pid in self.children)
         return code
 
@@ -88,7 +88,7 @@ def sign_in(run: Run, password: str) -> str:
     request = urllib.request.Request(
         f"http://127.0.0.1:{run.gateway_port}/api/v1/auth/login", body, {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=30) as answer:
         return str(json.load(answer)["token"])
 
 
@@ -122,7 +122,7 @@ def test_a_configured_core_url_is_honoured(tmp_path: Path, runs: list[Run]) -> N
     [nobody] = free_ports(1)
     runs.append(Run(tmp_path / "dev", {"ALLSOURCE_GATEWAY__CORE_URL": f"http://127.0.0.1:{nobody}"}))
     runs[0].wait_until_ready()
-    with urllib.request.urlopen(f"http://127.0.0.1:{runs[0].gateway_port}/health", timeout=10) as answer:
+    with urllib.request.urlopen(f"http://127.0.0.1:{runs[0].gateway_port}/health", timeout=30) as answer:
         assert json.load(answer)["core"]["status"] == "unavailable"
 
 
@@ -153,7 +153,7 @@ def test_a_second_request_to_stop_kills_what_does_not_end(run: Run) -> None:
 
 def test_a_killed_runner_leaves_nothing(run: Run) -> None:
     run.process.kill()
-    assert wait_until(lambda: not any(alive(pid) for pid in run.children), 30)
+    assert wait_until(lambda: not any(alive(pid) for pid in run.children))
 
 
 def test_a_port_in_use_is_named_with_its_setting(tmp_path: Path, runs: list[Run]) -> None:

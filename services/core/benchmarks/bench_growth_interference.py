@@ -44,9 +44,9 @@ class Appender:
         self._next = count()
 
     def until(self, is_over: Callable[[], bool]) -> list[float]:
-        """The milliseconds of each append, until it is over."""
-        taken = []
-        while not is_over():
+        """The milliseconds of each append, at least of one, until it is over."""
+        taken: list[float] = []
+        while not taken or not is_over():
             number = next(self._next)
             events = new_events(number, 1)
             tenant = OTHER_TENANTS[number % len(OTHER_TENANTS)]
@@ -164,7 +164,7 @@ def conditions(directory: Path, size: Growth) -> None:
         stop = threading.Event()
 
         def ask() -> None:
-            while not stop.is_set():
+            while True:
                 started = time.perf_counter()
                 try:
                     store.append(TENANT, new_events(0, 1), condition=condition)
@@ -174,6 +174,8 @@ def conditions(directory: Path, size: Growth) -> None:
                 except ConditionFailedError:
                     answers["failed"] += 1
                 took.append(time.perf_counter() - started)
+                if stop.is_set():
+                    return
 
         seconds = 0.2 if size.small else 4.0
         for _ in range(size.runs):
