@@ -19,6 +19,7 @@ from allsource_shared.permissions import ROLE_PERMISSIONS, Permission, Role
 from allsource_shared.problems import ApiError
 from allsource_shared.wire.api_keys import IssuedApiKey
 
+from ..engine.data_directory import contents_of
 from .key_directories import DAY, QUOTA, Directories
 
 pytestmark = pytest.mark.asyncio
@@ -354,7 +355,7 @@ async def test_nothing_that_is_kept_or_shown_has_a_secret(here: Directories, cap
     shown += "".join(capsys.readouterr())
     assert key.secret_sha256.hex() not in shown
     assert repr(key.secret_sha256) not in shown
-    kept = b"".join(path.read_bytes() for path in here.path.rglob("*") if path.is_file())
+    kept = b"".join(content for _, content in contents_of(here.path))
     assert key.id.encode() in kept
     for credential in (first, second):
         secret = credential[-64:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from contextlib import closing
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def stored(path: Path) -> dict[str, int]:
 
 
 async def stored_soon(path: Path, expected: dict[str, int]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while stored(path) != expected:
             await asyncio.sleep(0.01)
 
@@ -82,12 +83,14 @@ async def test_however_often_keys_are_used_there_is_one_write_an_interval(
         return await to_thread(*arguments)  # type: ignore[arg-type]
 
     monkeypatch.setattr(asyncio, "to_thread", counted)
+    begun = time.monotonic()
     uses.start()
     for _ in range(50):
         uses.note_use("a")
         await asyncio.sleep(0.01)
     await uses.close()
-    assert 1 <= writes <= 5
+    # One more when it is closed, and timers may come a little early.
+    assert 1 <= writes <= (time.monotonic() - begun) / 0.2 + 2
 
 
 async def test_nothing_is_kept_of_a_key_that_is_gone(path: Path, clock: Clock):
@@ -117,7 +120,7 @@ async def test_what_could_not_be_written_is_written_later(path: Path, clock: Clo
         uses.start()
         uses.note_use("a")
         uses.note_use("b")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not logs:
                 await asyncio.sleep(0.01)
         clock.seconds += 1

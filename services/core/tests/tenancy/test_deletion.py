@@ -85,6 +85,12 @@ class Service:
         for _ in range(events):
             self.store.append(tenant_id, [NewEvent("created", "entity", b"{}")])
 
+    async def inactive(self, tenant_id: str) -> None:
+        """Wait until its deletion has begun, 30 seconds at most."""
+        async with asyncio.timeout(30):
+            while self.tenants.find(tenant_id).active:
+                await asyncio.sleep(0.005)
+
     async def gone(self, tenant_id: str) -> None:
         """Wait until there is no such tenant, 30 seconds at most."""
         async with asyncio.timeout(30):
@@ -174,8 +180,7 @@ def test_who_asks_again_meanwhile_gets_the_same_removal(store: EventStore):
         await service.create("acme")
         service.drain.clear()
         asked = [asyncio.create_task(service.deletions.delete("acme")) for _ in range(5)]
-        await asyncio.sleep(0.05)
-        assert not service.tenants.find("acme").active
+        await service.inactive("acme")
         assert not any(task.done() for task in asked)
         assert len(list(store.read("acme"))) == EVENTS
         service.drain.set()
@@ -245,7 +250,7 @@ def test_what_failed_is_let_go_of_before_it_is_tried_again(store: EventStore, mo
         monkeypatch.setattr(store.removals, "tenant", fail)
         with pytest.raises(DeletionPendingError):
             await service.deletions.delete("acme")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while looked[0]() is not None:
                 await asyncio.sleep(0.001)
         await service.deletions.close()
@@ -280,7 +285,7 @@ def test_a_service_that_stops_leaves_the_deletion_to_the_next_one(store: EventSt
         await first.create("acme")
         first.drain.clear()
         asked = asyncio.create_task(first.deletions.delete("acme"))
-        await asyncio.sleep(0.05)
+        await first.inactive("acme")
         await first.deletions.close()
         with pytest.raises(DeletionPendingError):
             await asked
