@@ -6,13 +6,14 @@ fragment behind it. The core, asked itself, refuses both.
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterator
 from typing import Final, NamedTuple
 from urllib.parse import quote, unquote
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from tools.stack import Stack
@@ -64,7 +65,7 @@ class Resources(NamedTuple):
     Attributes:
         urls: of core and gateway.
         headers: of an administrator.
-        found: the path of every resource, as it is written plainly, and its answer's body.
+        found: the path of every resource, as it is written plainly, and its answer's body, `timeless`.
     """
 
     urls: tuple[str, str]
@@ -88,11 +89,18 @@ def resources(stack: Stack, token: str) -> Iterator[Resources]:
         events = [{"event_type": "t", "entity_id": f"{number}-{mark}", "payload": number} for number in range(3)]
         appended = client.post("/events/batch", json={"events": events}).json()["events"]
         paths += [("events", event["event_id"]) for event in appended]
-        found = {path: client.get("/" + "/".join(quote(part, safe="") for part in path)).content for path in paths}
+        found = {
+            path: timeless(client.get("/" + "/".join(quote(part, safe="") for part in path)).content) for path in paths
+        }
         assert len(set(found.values())) == len(paths)
         yield Resources((stack.core_url, stack.gateway_url), bearer(token), found)
         for prefix in PREFIXES:
             client.delete(f"/retention/{quote(prefix, safe='')}").raise_for_status()
+
+
+def timeless(body: bytes) -> bytes:
+    """A body without what another hour or day makes other."""
+    return re.sub(rb'"resets_at":"[^"]+"', b"", body)
 
 
 def ask_both(resources: Resources, target: bytes, method: str = "GET") -> tuple[Answer, Answer]:
@@ -114,6 +122,8 @@ quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthC
 @quick
 @given(path=PATHS, method=st.sampled_from(["GET", "POST", "PUT", "PATCH", "DELETE"]))
 def test_gateway_and_core_agree_on_every_path(resources: Resources, path: bytes, method: str) -> None:
+    # What the core ends is not there for the gateway, nor for the other tests.
+    assume(method != "DELETE" or "retention/" not in unquote(path.decode("latin-1")))
     assert_alike(*ask_both(resources, path, method))
 
 
@@ -125,7 +135,7 @@ def test_every_encoding_of_a_path_is_that_path(
     path = data.draw(st.sampled_from(sorted(resources.found)))
     target = b"".join(b"/" + encode(part, escape, lower=lower) for part in ("api", "v1", *path))
     for answer in ask_both(resources, target):
-        assert (answer.status, answer.body) == (200, resources.found[path])
+        assert (answer.status, timeless(answer.body)) == (200, resources.found[path])
 
 
 @quick
@@ -141,10 +151,11 @@ def test_what_is_nearly_the_path_of_a_resource_is_that_of_the_same_one_or_of_non
     core, gateway = ask_both(resources, target)
     assert_alike(core, gateway)
     if core.status == 200:
-        assert core.body == gateway.body
+        body = timeless(core.body)
+        assert body == timeless(gateway.body)
         # Read once: whatever was found is what one decoding names.
         meant = tuple(unquote(part) for part in target.partition(b"?")[0].decode("latin-1").split("/")[3:])
-        assert core.body == resources.found.get(meant, core.body)
+        assert body == resources.found.get(meant, body)
         assert meant in resources.found or meant in LISTS
 
 
