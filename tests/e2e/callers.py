@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -14,9 +14,12 @@ import jwt
 
 from allsource_shared.permissions import Role
 from allsource_shared.tokens import SigningKey
+from tools.stack import Stack
 
 API = "/api/v1"
 PASSWORD = "a password of somebody in the tests"
+SOON_SECONDS = 10
+"""For what comes within a second: a machine may stand still for some, and what is wrong takes longer or never comes."""
 
 Headers = dict[str, str]
 
@@ -37,6 +40,20 @@ def forged(token: str, secret: str, **changes: Any) -> str:
     return jwt.encode(
         {**claims_of(token), **changes}, secret, algorithm="HS256", headers={"kid": SigningKey.from_secret(secret).kid}
     )
+
+
+def figure(stack: Stack, name: str) -> float:
+    """One of those that the gateway publishes."""
+    lines = httpx.get(f"{stack.gateway_url}/metrics", timeout=30).text.splitlines()
+    return next(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
+
+
+def until(holds: Callable[[], bool], seconds: float = 60) -> None:
+    """Wait for something that comes by itself."""
+    deadline = time.monotonic() + seconds
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 class People:

@@ -25,6 +25,8 @@ def make_stack(directory: Path, **more: str) -> Stack:
         "ALLSOURCE_GATEWAY__KEY": GATEWAY_KEY,
         "ALLSOURCE_BOOTSTRAP_ADMIN_USERNAME": "admin",
         "ALLSOURCE_BOOTSTRAP_ADMIN_PASSWORD": PASSWORD,
+        # A machine that stands still for a moment is no core that is away.
+        "ALLSOURCE_GATEWAY__CONNECT_TIMEOUT_MS": "10000",
         **more,
     }
     return Stack(directory / "data", environ=environ, log_dir=directory)

@@ -126,4 +126,4 @@ def test_an_encoded_slash_is_part_of_one_segment(stack: Stack, token: str) -> No
 def test_a_reserved_tenant_is_refused_for_an_admin_too(stack: Stack, token: str, tenant: str) -> None:
     for url in (stack.gateway_url, stack.core_url):
         headers = {"Authorization": f"Bearer {token}", "X-Tenant-ID": tenant}
-        assert_problem(httpx.get(f"{url}/api/v1/events/query", headers=headers), 400, "reserved_tenant")
+        assert_problem(httpx.get(f"{url}/api/v1/events/query", headers=headers, timeout=30), 400, "reserved_tenant")

@@ -15,6 +15,7 @@ import httpx
 from tools.ports import free_ports
 from tools.stack import Stack
 
+from .callers import SOON_SECONDS, until
 from .conftest import MASTER_KEY, PASSWORD, sign_in
 
 NDJSON = {"Accept": "application/x-ndjson"}
@@ -99,19 +100,24 @@ def test_while_the_core_is_away_the_gateway_says_so_within_a_second_and_recovers
     headers = {"Authorization": f"Bearer {token}"}
     query = f"{own_stack.gateway_url}/api/v1/events/query"
     own_stack.kill_core()
-    assert httpx.get(query).status_code == 401
-    answer = httpx.get(query, headers=headers, timeout=5)
+    assert httpx.get(query, timeout=30).status_code == 401
+    answer = httpx.get(query, headers=headers, timeout=30)
     assert (answer.status_code, answer.json()["error"]) == (503, "core_unavailable")
-    assert answer.elapsed.total_seconds() < 1
+    assert answer.elapsed.total_seconds() < SOON_SECONDS
     assert "Retry-After" in answer.headers
+    health = answer
+
+    def is_said_to_be(status: str) -> bool:
+        nonlocal health
+        health = httpx.get(f"{own_stack.gateway_url}/health", timeout=30)
+        return bool(health.json()["status"] == status)
+
     # What the gateway knows of the core's health is at most a second old.
-    deadline = time.monotonic() + 10
-    while (health := httpx.get(f"{own_stack.gateway_url}/health")).json()["status"] != "degraded":
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: is_said_to_be("degraded"), SOON_SECONDS)
     assert (health.status_code, health.json()["core"]["status"]) == (200, "unavailable")
     own_stack.restart_core()
-    assert httpx.get(query, headers=headers).status_code == 200
+    until(lambda: is_said_to_be("healthy"), SOON_SECONDS)
+    assert httpx.get(query, headers=headers, timeout=30).status_code == 200
 
 
 def test_ctrl_c_during_a_load_stops_both_and_loses_no_acknowledged_event(tmp_path: Path) -> None:

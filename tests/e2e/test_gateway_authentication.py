@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
-
 import httpx
 import pytest
 
 from tools.stack import Stack
 
+from .callers import SOON_SECONDS, figure, until
 from .conftest import GATEWAY_KEY, sign_in
 from .wire import exchange
 
@@ -16,19 +15,16 @@ QUERY = "/api/v1/events/query"
 KEY = {"X-Gateway-Key": GATEWAY_KEY}
 
 
-def figure(stack: Stack, name: str) -> float:
-    lines = httpx.get(f"{stack.gateway_url}/metrics", timeout=30).text.splitlines()
-    return next(float(line.split()[-1]) for line in lines if line.startswith(f"{name} "))
-
-
 def test_what_is_known_is_not_asked_for_again(stack: Stack, client: httpx.Client) -> None:
-    # The shared services have run for long enough that the gateway has heard from the core.
-    assert client.get(QUERY).status_code == 200
-    before = figure(stack, "control_plane_credential_cache_hits_total")
-    for _ in range(10):
-        assert client.get(QUERY).status_code == 200
-    assert figure(stack, "control_plane_credential_cache_hits_total") >= before + 9
-    assert figure(stack, "control_plane_changes_age_seconds") < 1
+    def is_known() -> bool:
+        before = figure(stack, "control_plane_credential_cache_hits_total")
+        for _ in range(10):
+            assert client.get(QUERY).status_code == 200
+        hits = figure(stack, "control_plane_credential_cache_hits_total") - before
+        return hits >= 9 and figure(stack, "control_plane_changes_age_seconds") < 1
+
+    # Where the gateway has not heard from the core for a second it is, as when the machine stands still.
+    until(is_known)
 
 
 @pytest.mark.parametrize(
@@ -55,15 +51,15 @@ def test_a_credential_is_refused_in_the_same_words_by_both(stack: Stack, token: 
 def test_what_the_services_say_to_each_other_is_not_for_clients(stack: Stack, token: str) -> None:
     admin = {"Authorization": f"Bearer {token}"}
     path = "/internal/v1/changes"
-    assert httpx.get(f"{stack.core_url}{path}", headers=KEY).status_code == 200
-    assert httpx.get(f"{stack.core_url}{path}", headers=admin).status_code == 403
-    assert httpx.get(f"{stack.core_url}{path}").status_code == 401
+    assert httpx.get(f"{stack.core_url}{path}", headers=KEY, timeout=30).status_code == 200
+    assert httpx.get(f"{stack.core_url}{path}", headers=admin, timeout=30).status_code == 403
+    assert httpx.get(f"{stack.core_url}{path}", timeout=30).status_code == 401
     for target in (b"/internal/v1/changes", b"/%69nternal/v1/changes", b"/internal%2Fv1%2Fchanges"):
         for headers in (KEY, admin, {**KEY, **admin}):
             assert exchange(stack.gateway_url, "GET", target, headers=headers).status == 404
     for url in (stack.core_url, stack.gateway_url):
-        assert httpx.get(f"{url}{QUERY}", headers=KEY).status_code == 401
-        assert "/internal" not in httpx.get(f"{url}/openapi.json").text
+        assert httpx.get(f"{url}{QUERY}", headers=KEY, timeout=30).status_code == 401
+        assert "/internal" not in httpx.get(f"{url}/openapi.json", timeout=30).text
 
 
 def test_without_the_core_nothing_is_let_in_on_old_knowledge(own_stack: Stack) -> None:
@@ -72,13 +68,12 @@ def test_without_the_core_nothing_is_let_in_on_old_knowledge(own_stack: Stack) -
         for _ in range(3):
             assert client.get(QUERY).status_code == 200
         own_stack.kill_core()
-        begun = time.monotonic()
         answer = client.get(QUERY)
-        assert time.monotonic() - begun < 1
+        assert answer.elapsed.total_seconds() < SOON_SECONDS
         assert (answer.status_code, answer.json()["error"]) == (503, "core_unavailable")
         assert client.get(QUERY, headers={"Authorization": "Bearer hello"}).status_code == 401
         own_stack.restart_core()
-        assert client.get(QUERY).status_code == 200
+        until(lambda: client.get(QUERY).status_code == 200, SOON_SECONDS)
 
 
 def test_a_change_in_the_core_makes_the_gateway_ask_anew(own_stack: Stack) -> None:
@@ -87,16 +82,15 @@ def test_a_change_in_the_core_makes_the_gateway_ask_anew(own_stack: Stack) -> No
     def asked() -> float:
         return figure(own_stack, 'control_plane_introspections_total{outcome="accepted"}')
 
-    with httpx.Client(base_url=own_stack.gateway_url, headers=headers, timeout=30) as client:
-        deadline = time.monotonic() + 10
-        while figure(own_stack, "control_plane_credential_cache_entries") == 0:
-            assert client.get(QUERY).status_code == 200
-            assert time.monotonic() < deadline
+    def asked_again() -> float:
         before = asked()
         assert client.get(QUERY).status_code == 200
-        assert asked() == before
-        assert httpx.post(f"{own_stack.core_url}/api/v1/auth/keys/rotate", headers=headers).is_success
-        begun = time.monotonic()
-        while asked() == before:
-            assert client.get(QUERY).status_code == 200
-            assert time.monotonic() - begun < 1
+        return asked() - before
+
+    with httpx.Client(base_url=own_stack.gateway_url, headers=headers, timeout=30) as client:
+        assert client.get(QUERY).status_code == 200
+        # Without a change it is where the gateway has not heard from the core for a second.
+        until(lambda: asked_again() == 0)
+        rotated = httpx.post(f"{own_stack.core_url}/api/v1/auth/keys/rotate", headers=headers, timeout=30)
+        assert rotated.is_success
+        until(lambda: asked_again() > 0, SOON_SECONDS)

@@ -11,6 +11,7 @@ from openapi_spec_validator import validate
 
 from tools.stack import Stack
 
+from .callers import until
 from .conftest import PASSWORD
 
 
@@ -77,7 +78,7 @@ def test_the_request_id_and_the_trace_reach_the_core_and_come_back(stack: Stack,
 
 
 def test_both_services_describe_their_routes(stack: Stack) -> None:
-    documents = [httpx.get(f"{url}/openapi.json").json() for url in (stack.core_url, stack.gateway_url)]
+    documents = [httpx.get(f"{url}/openapi.json", timeout=30).json() for url in (stack.core_url, stack.gateway_url)]
     for document in documents:
         validate(document)
     core, gateway = (set(document["paths"]) for document in documents)
@@ -85,18 +86,26 @@ def test_both_services_describe_their_routes(stack: Stack) -> None:
 
 
 def test_health_and_metrics_are_each_services_own(stack: Stack) -> None:
-    core, gateway = (httpx.get(f"{url}/health").json() for url in (stack.core_url, stack.gateway_url))
+    core, gateway = {}, {}
+
+    def are_healthy() -> bool:
+        nonlocal core, gateway
+        core, gateway = (httpx.get(f"{url}/health", timeout=30).json() for url in (stack.core_url, stack.gateway_url))
+        return core["status"] == gateway["status"] == "healthy"
+
+    # The gateway waits for the core's answer for half a second.
+    until(are_healthy)
     assert (core["service"], gateway["service"]) == ("allsource-core", "allsource-control-plane")
-    assert core["status"] == gateway["status"] == gateway["core"]["status"] == "healthy"
-    assert "allsource_http_requests_total" in httpx.get(f"{stack.core_url}/metrics").text
-    assert "control_plane_http_requests_total" in httpx.get(f"{stack.gateway_url}/metrics").text
+    assert gateway["core"]["status"] == "healthy"
+    assert "allsource_http_requests_total" in httpx.get(f"{stack.core_url}/metrics", timeout=30).text
+    assert "control_plane_http_requests_total" in httpx.get(f"{stack.gateway_url}/metrics", timeout=30).text
 
 
 def test_a_wrong_password_and_an_unknown_user_get_the_same_answer(stack: Stack) -> None:
     answers = []
     for username, password in (("admin", "wrong"), ("nobody", PASSWORD)):
         body = {"username": username, "password": password}
-        answer = httpx.post(f"{stack.gateway_url}/api/v1/auth/login", json=body)
+        answer = httpx.post(f"{stack.gateway_url}/api/v1/auth/login", json=body, timeout=30)
         problem = answer.json()
         answers.append((answer.status_code, problem["error"], problem["detail"], problem["title"]))
     assert answers[0] == answers[1]

@@ -74,5 +74,5 @@ def test_a_retention_policy_is_replaced_only_as_it_was_seen(client: httpx.Client
 
 def test_the_gateway_asks_for_a_credential_before_anything_is_removed(stack: Stack) -> None:
     for method, path in (("DELETE", "entities/x"), ("POST", f"events/{uuid.uuid4()}/erase"), ("PUT", "retention/x")):
-        answer = httpx.request(method, f"{stack.gateway_url}{API}/{path}")
+        answer = httpx.request(method, f"{stack.gateway_url}{API}/{path}", timeout=30)
         assert (answer.status_code, answer.json()["error"]) == (401, "unauthorized")

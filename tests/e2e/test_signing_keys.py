@@ -23,7 +23,8 @@ def test_keys_are_rotated_listed_and_published_through_the_gateway(tmp_path: Pat
             answer = client.get("/api/v1/auth/keys", headers={"Authorization": f"Bearer {token}"})
             assert answer.json()["keys"][0] == rotated.json()
         published = client.get("/.well-known/jwks.json")
-        assert published.content == httpx.get(f"{stack.core_url}/.well-known/jwks.json").content
+        of_core = httpx.get(f"{stack.core_url}/.well-known/jwks.json", timeout=30)
+        assert published.content == of_core.content
         keys = jwt.PyJWKSet.from_dict(published.json())
         for token in (old, new):
             kid = jwt.get_unverified_header(token)["kid"]

@@ -20,6 +20,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
+from allsource_core.identity.sessions import REPEAT_SECONDS
 from tools.stack import Stack
 
 from .callers import API, People, bearer, claims_of
@@ -272,8 +273,13 @@ def test_a_refresh_token_used_twice_at_once_has_one_successor_at_both_services(s
     people = People(stack.gateway_url, token)
     with people.client:
         people.user("refreshing", "developer")
-        first = people.sign_in("refreshing")
-        answers = [refresh(url, first["refresh_token"]) for url in (*urls(stack), *urls(stack))]
+        # At once, unless the machine stood still for seconds: then the session is over, and another one is begun.
+        for _ in range(10):
+            begun = time.monotonic()
+            first = people.sign_in("refreshing")
+            answers = [refresh(url, first["refresh_token"]) for url in (*urls(stack), *urls(stack))]
+            if time.monotonic() - begun < REPEAT_SECONDS:
+                break
         assert [answer.status for answer in answers] == [200] * 4
         (successor,) = {answer.json()["refresh_token"] for answer in answers}
         assert successor != first["refresh_token"]
