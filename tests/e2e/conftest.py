@@ -44,7 +44,9 @@ def sign_in(url: str) -> str:
 @pytest.fixture(scope="session")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Shared by the tests that break nothing."""
-    with make_stack(tmp_path_factory.mktemp("stack")) as started:
+    # One token serves the whole session, however long that takes.
+    day = {"ALLSOURCE_AUTH__TOKEN_LIFETIME_MINUTES": "1440"}
+    with make_stack(tmp_path_factory.mktemp("stack"), **day) as started:
         yield started
 
 

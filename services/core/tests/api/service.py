@@ -44,8 +44,11 @@ _START_SECONDS = 30
 def token(
     role: str = "admin", *, tenant: str = "default", secret: str = SECRET, session: str | None = None, **changes: Any
 ) -> str:
-    """An access token as the service itself would sign it, or nearly so, of somebody whom `seed` made."""
-    arguments: dict[str, Any] = {"issuer": "allsource", "audience": "allsource", "lifetime_seconds": 900}
+    """An access token as the service itself would sign it, or nearly so, of somebody whom `seed` made.
+
+    Some are made before the first test and used in the last: they outlive any run.
+    """
+    arguments: dict[str, Any] = {"issuer": "allsource", "audience": "allsource", "lifetime_seconds": 24 * 3600}
     signer = TokenSigner(SigningKey.from_secret(secret), **{**arguments, "now": time.time, **changes})
     user_id = user_id_of(role, tenant)
     return signer.sign(

@@ -82,8 +82,8 @@ def unsigned(algorithm: Any, **claims: Any) -> str:
 
 
 BAD_CREDENTIALS: dict[str, dict[str, str]] = {
-    "expired": {"Authorization": f"Bearer {token(now=lambda: time.time() - 3600)}"},
-    "not yet": {"Authorization": f"Bearer {token(now=lambda: time.time() + 3600)}"},
+    "expired": {"Authorization": f"Bearer {token(now=lambda: time.time() - 3600, lifetime_seconds=900)}"},
+    "not yet": {"Authorization": f"Bearer {token(now=lambda: time.time() + 7 * 24 * 3600)}"},
     "another key": {"Authorization": f"Bearer {token(secret='x' * 48)}"},
     "another issuer": {"Authorization": f"Bearer {token(issuer='x')}"},
     "another audience": {"Authorization": f"Bearer {token(audience='x')}"},

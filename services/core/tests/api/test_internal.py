@@ -56,7 +56,7 @@ def test_a_core_without_a_key_has_no_gateways(start: Callable[..., Core]):
 
 
 def test_a_credential_that_is_good_is_told_whose_it_is(anonymous: httpx.Client):
-    answer = introspect(anonymous, credential=token("developer"))
+    answer = introspect(anonymous, credential=token("developer", lifetime_seconds=900))
     assert answer["problem"] is None
     principal = answer["principal"]
     assert abs(principal.pop("expires_at") - (time.time() + 900)) < 60
