@@ -79,6 +79,18 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def until_refused(call: Callable[[], httpx.Response]) -> list[httpx.Response]:
+    """Call as often as it is let through; the last answer is the first that was not.
+
+    A bucket is refilled meanwhile, by more where calls take longer: how many are let through is not known beforehand.
+    """
+    answers = [call()]
+    while answers[-1].is_success:
+        assert len(answers) < 1_000
+        answers.append(call())
+    return answers
+
+
 class Core:
     """A core in a child process on a free port.
 

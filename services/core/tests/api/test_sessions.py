@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import httpx
 import pytest
 
 from ..engine.data_directory import contents_of
-from .service import ADMIN, JSON, LOGIN, PASSWORD, Core, places, refusal
+from .service import ADMIN, JSON, LOGIN, PASSWORD, Core, places, refusal, until_refused
 
 REFRESH = "/api/v1/auth/refresh"
 LOGOUT = "/api/v1/auth/logout"
 SESSIONS = "/api/v1/auth/sessions"
 
 Start = Callable[..., Core]
+
+
+def program(change: str) -> tuple[str, str]:
+    """A core in which something was changed before it started."""
+    return "-c", f"import sys; from allsource_core import __main__ as entry; {change}; sys.exit(entry.main())"
+
+
+def repeating(seconds: float) -> tuple[str, str]:
+    """A core that takes a refresh token again for so long."""
+    return program(f"from allsource_core.identity import sessions; sessions.REPEAT_SECONDS = {seconds}")
+
+
+IMPATIENT: Final = program("from allsource_core import derived; derived._BUSY_SECONDS_MAX = 0.2")
+"""A core that does not wait long for a file that somebody else writes."""
 
 
 @pytest.fixture
@@ -75,28 +91,31 @@ def test_one_sees_ones_own_sessions_and_which_one_it_is(client: httpx.Client):
     assert first["refresh_token"].split("_")[1] in {session["id"] for session in listed["sessions"]}
 
 
-def test_a_token_used_again_at_once_gives_the_same_successor_and_a_fresh_access_token(client: httpx.Client):
-    token = sign_in(client)["refresh_token"]
-    with ThreadPoolExecutor(8) as callers:
+def test_a_token_used_again_at_once_gives_the_same_successor_and_a_fresh_access_token(start: Start):
+    core = start(program=repeating(3600)).ready()
+    with core.client({}) as client, ThreadPoolExecutor(8) as callers:
+        token = sign_in(client)["refresh_token"]
         answers = [answer.json() for answer in callers.map(lambda _: refresh(client, token), range(32))]
-    assert len({answer["refresh_token"] for answer in answers}) == 1
-    assert len({answer["token"] for answer in answers}) == 32
-    assert refresh(client, answers[0]["refresh_token"]).status_code == 200
+        assert len({answer["refresh_token"] for answer in answers}) == 1
+        assert len({answer["token"] for answer in answers}) == 32
+        assert refresh(client, answers[0]["refresh_token"]).status_code == 200
 
 
-def test_a_token_used_again_later_ends_the_session(client: httpx.Client, core: Core):
-    first, other = sign_in(client), sign_in(client)
-    second = refresh(client, first["refresh_token"]).json()
-    time.sleep(10.2)
-    problem = refusal(refresh(client, first["refresh_token"]), 401, "unauthorized")
-    assert problem["detail"] == "the refresh token is not good, or not any more; sign in"
-    refusal(refresh(client, second["refresh_token"]), 401, "unauthorized")
-    session_id = first["refresh_token"].split("_")[1]
-    assert session_id not in session_ids(client, other)
-    [line] = [json.loads(line) for line in core.log.splitlines() if session_id in line and "reused" in line]
-    assert (line["level"], line["event"]) == ("warning", "refresh_token_reused")
-    assert line["user_id"] == first["user"]["id"]
-    assert refresh(client, other["refresh_token"]).status_code == 200
+def test_a_token_used_again_later_ends_the_session(start: Start):
+    core = start(program=repeating(0.2)).ready()
+    with core.client({}) as client:
+        first, other = sign_in(client), sign_in(client)
+        second = refresh(client, first["refresh_token"]).json()
+        time.sleep(0.4)
+        problem = refusal(refresh(client, first["refresh_token"]), 401, "unauthorized")
+        assert problem["detail"] == "the refresh token is not good, or not any more; sign in"
+        refusal(refresh(client, second["refresh_token"]), 401, "unauthorized")
+        session_id = first["refresh_token"].split("_")[1]
+        assert session_id not in session_ids(client, other)
+        [line] = [json.loads(line) for line in core.log.splitlines() if session_id in line and "reused" in line]
+        assert (line["level"], line["event"]) == ("warning", "refresh_token_reused")
+        assert line["user_id"] == first["user"]["id"]
+        assert refresh(client, other["refresh_token"]).status_code == 200
 
 
 def test_a_forged_token_ends_nothing(client: httpx.Client):
@@ -216,7 +235,7 @@ def test_with_a_damaged_file_everybody_signs_in_again(start: Start):
 
 
 def test_while_sessions_can_not_be_stored_nobody_is_signed_in_or_out(start: Start):
-    core = start().ready()
+    core = start(program=IMPATIENT).ready()
     with core.client({}) as client:
         signed_in = sign_in(client)
         other = sqlite3.connect(core.data / "derived" / "sessions.sqlite", isolation_level=None)
@@ -234,7 +253,7 @@ def test_while_sessions_can_not_be_stored_nobody_is_signed_in_or_out(start: Star
 
 @pytest.mark.parametrize("change", ["password", "delete"])
 def test_what_ends_sessions_holds_while_they_can_not_be_stored(start: Start, change: str):
-    core = start().ready()
+    core = start(program=IMPATIENT).ready()
     with core.client() as admin, core.client({}) as client:
         ann = admin.post("/api/v1/auth/register", json={"username": "ann", "password": PASSWORD}).json()["user_id"]
         signed_in = client.post(LOGIN, json={"username": "ann", "password": PASSWORD}).json()
@@ -260,18 +279,18 @@ def test_what_ends_sessions_holds_while_they_can_not_be_stored(start: Start, cha
 
 
 def test_a_user_refreshes_only_so_often_whatever_the_sessions(start: Start):
-    core = start().ready()
+    core = start(program=repeating(3600)).ready()
     with core.client() as admin, core.client({}) as client:
         admin.post("/api/v1/auth/register", json={"username": "ann", "password": PASSWORD}).raise_for_status()
         other = client.post(LOGIN, json={"username": "ann", "password": PASSWORD}).json()["refresh_token"]
         tokens = [sign_in(client)["refresh_token"] for _ in range(2)]
+        turns = itertools.cycle(tokens)
         # A repetition is written as well, and who proves nothing takes nothing from anybody.
         refusal(refresh(client, tokens[0][:-1] + ("0" if tokens[0][-1] != "0" else "1")), 401, "unauthorized")
-        answers = [refresh(client, token) for _ in range(100) for token in tokens]
-        admitted = [answer for answer in answers if answer.status_code == 200]
+        begun = time.monotonic()
+        *admitted, limited = until_refused(lambda: refresh(client, next(turns)))
         # The bucket of 128 is refilled once a second meanwhile.
-        assert 128 <= len(admitted) < 180
-        limited = next(answer for answer in answers if answer.status_code != 200)
+        assert 128 <= len(admitted) <= 128 + time.monotonic() - begun
         problem = refusal(limited, 429, "rate_limited")
         assert problem["detail"] == "your sessions are refreshed too fast; wait 1 s"
         assert limited.headers["Retry-After"] == "1"
@@ -281,8 +300,12 @@ def test_a_user_refreshes_only_so_often_whatever_the_sessions(start: Start):
 
 
 @pytest.mark.parametrize("username", [ADMIN, "nobody"])
-def test_guessing_is_told_when_to_go_on(start: Start, username: str):
-    core = start().ready()
+def test_guessing_is_told_when_to_go_on(start: Start, tmp_path: Path, username: str):
+    clock = tmp_path / "clock"
+    clock.write_text("1000")
+    read = f"lambda: float(open({str(clock)!r}).read())"
+    turned = f"throttle = services.SignInThrottle; services.SignInThrottle = lambda _: throttle({read})"
+    core = start(program=program(f"from allsource_core import services; {turned}")).ready()
     with core.client({}) as client:
         wrong = {"username": username, "password": "wrong"}
         for _ in range(10):
@@ -292,7 +315,7 @@ def test_guessing_is_told_when_to_go_on(start: Start, username: str):
             response = client.post(LOGIN, json=wrong, headers=headers)
             refusal(response, 429, "rate_limited")
             assert response.headers["Retry-After"] == "1"
-        time.sleep(1.05)
+        clock.write_text("1001")
         refusal(client.post(LOGIN, json=wrong), 401, "invalid_credentials")
         response = client.post(LOGIN, json=wrong)
         refusal(response, 429, "rate_limited")
