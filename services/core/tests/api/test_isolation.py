@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from allsource_shared.core_routes import CORE_ROUTES
 from allsource_shared.routes import Route
 
-from .service import BATCH, EVENTS, JSON, QUERY, Core, bearer, refusal, until
+from .service import BATCH, EVENTS, JSON, QUERY, Core, bearer, new_tenant, refusal, until, within_an_hour
 from .tenant_worlds import CLIENT_IDS, ENTITIES, TAGS, TIMES, TYPES, Headers, World
 
 PUBLIC: Final = "everybody's, and of no tenant"
@@ -281,26 +281,37 @@ def test_figures_of_the_service_name_no_tenant(readers: Worlds):
 
 
 def test_what_is_counted_is_counted_for_each_tenant(readers: Worlds):
-    client, one, other = readers
-    path = f"/api/v1/tenants/{one.tenant_id}/stats"
+    within_an_hour()
+    client, world, _ = readers
 
-    def usage() -> Any:
-        counted = client.get(path, headers=one.admin).json()["usage"]
-        del counted["queries_this_hour"]
-        return counted
+    def make(events: int) -> Headers:
+        """Somebody of a tenant of whose usage all is known."""
+        headers = bearer(tenant=new_tenant(client))
+        event = {"event_type": "t", "entity_id": "e", "payload": 1}
+        client.post(BATCH, json={"events": [event] * events}, headers=headers).raise_for_status()
+        client.post("/api/v1/auth/api-keys", json={"name": "k"}, headers=headers).raise_for_status()
+        client.get(QUERY, headers=headers).raise_for_status()
+        return headers
 
-    before = usage()
+    def used(headers: Headers) -> dict[str, int]:
+        usage = client.get(f"/api/v1/tenants/{headers['X-Tenant-ID']}/stats", headers=headers).json()["usage"]
+        return {name: count["used"] for name, count in usage.items() if count["used"]}
+
+    def expected(events: int) -> dict[str, int]:
+        return {"events_today": events, "storage_bytes": 3 * events, "queries_this_hour": 1, "api_keys": 1}
+
+    one = make(3)
+    until(lambda: used(one) == expected(3))
+    other = make(5)
     for role in ("developer", "admin"):
-        assert client.get(QUERY, headers=other.callers[role]).status_code == 200
-    own = client.get(path, headers=one.admin).json()["usage"]["queries_this_hour"]
-    client.get(QUERY, headers=other.admin)
-    assert client.get(path, headers=one.admin).json()["usage"]["queries_this_hour"] == own
-    assert usage() == before
-    assert (before["events_today"]["used"], before["api_keys"]["used"]) == (25, 4)
+        assert client.get(QUERY, headers=world.callers[role]).status_code == 200
+    until(lambda: used(other) == expected(5))
+    assert used(one) == expected(3)
 
 
 @pytest.mark.parametrize("row", WRITES)
 def test_no_write_changes_anything_of_another_tenant(writers: Worlds, row: Route):
+    within_an_hour()
     client, one, other = writers
     before = dict(other.everything())
 
