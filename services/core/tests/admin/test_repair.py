@@ -30,7 +30,7 @@ from allsource_core.engine.filesystem import LocalFilesystem
 from allsource_core.engine.log_format import FILE_HEADER_BYTES, read_frame
 from allsource_core.engine.manifest import write_manifest
 
-from ..engine.stores import FaultyFilesystem
+from ..engine.stores import FaultyFilesystem, without_background_work
 from .rich_stores import (
     OPTIONS,
     copied,
@@ -297,7 +297,11 @@ def cut(store: Path) -> list[str]:
     return told
 
 
-def test_the_log_is_cut_at_its_first_damage_and_no_position_is_assigned_again(store: Path) -> None:
+def test_the_log_is_cut_at_its_first_damage_and_no_position_is_assigned_again(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # What is to be damaged is still in the log after a look at it.
+    without_background_work(monkeypatch)
     with EventStore.open(store, options=OPTIONS) as opened:
         last_before = opened.last_position
     logs = log_files(store)
@@ -319,7 +323,8 @@ def test_the_log_is_cut_at_its_first_damage_and_no_position_is_assigned_again(st
     check_sound(store)
 
 
-def test_what_stands_before_the_damage_is_all_kept(store: Path) -> None:
+def test_what_stands_before_the_damage_is_all_kept(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    without_background_work(monkeypatch)
     with EventStore.open(store, options=OPTIONS) as opened:
         everything = list(opened.read("shop"))
     logs = log_files(store)

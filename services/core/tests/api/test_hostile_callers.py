@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import select
 import socket
-import threading
 import time
 from collections.abc import Callable
 
 from allsource_core.engine.events import server_id
 
 from .conftest import Posting
-from .service import EVENTS, QUERY, Core, bearer, last_position, refusal
+from .service import EVENTS, QUERY, Core, bearer, last_position, receive, refusal, until
 
 Start = Callable[..., Core]
 
@@ -61,25 +62,27 @@ def test_a_reader_who_leaves_in_the_middle_of_a_stream_is_no_failure(core: Core,
 
 def test_only_so_many_of_a_tenant_wait_for_a_position(start: Start):
     core = start().ready()
-    statuses: list[int] = []
+    ask = f"GET {QUERY}?min_position=1000000&wait_ms=30000 HTTP/1.1\r\nHost: x\r\n"
+    ask += f"Authorization: {bearer()['Authorization']}\r\n\r\n"
+    with contextlib.ExitStack() as stack, core.client() as client:
+        callers = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", core.port), timeout=30)) for _ in range(110)
+        ]
+        for caller in callers:
+            caller.sendall(ask.encode())
+        answered: list[socket.socket] = []
 
-    def wait() -> None:
-        with core.client() as client:
-            statuses.append(client.get(QUERY, params={"min_position": 10**6, "wait_ms": 20_000}).status_code)
+        def ten_are_answered() -> bool:
+            answered[:] = select.select(callers, [], [], 0)[0]
+            return len(answered) >= 10
 
-    threads = [threading.Thread(target=wait) for _ in range(110)]
-    for thread in threads:
-        thread.start()
-    deadline = time.monotonic() + 20
-    while len(statuses) < 10 and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert statuses == [429] * 10
-    with core.client() as client:
+        until(ten_are_answered)
+        assert [receive(caller).status_code for caller in answered] == [429] * 10
         assert client.get(QUERY, params={"limit": 1}).status_code == 200
-    assert core.stop() == 0
-    for thread in threads:
-        thread.join()
-    assert sorted(statuses) == [429] * 10 + [503] * 100, "who waits at a shutdown is told, not kept"
+        assert core.stop() == 0
+        waiting = [caller for caller in callers if caller not in answered]
+        statuses = [receive(caller).status_code for caller in waiting]
+        assert statuses == [503] * 100, "who waits at a shutdown is told, not kept"
 
 
 def test_a_store_whose_log_is_removed_takes_no_more_appends(start: Start):
