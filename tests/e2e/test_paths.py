@@ -116,7 +116,7 @@ def assert_alike(core: Answer, gateway: Answer) -> None:
         assert gateway.body == core.body
 
 
-quick = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+quick = settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @quick
@@ -183,7 +183,7 @@ TRICKS: Final = st.just(b"") | st.sampled_from(
 )
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     before=TRICKS,
     path=st.sampled_from(INTERNAL),

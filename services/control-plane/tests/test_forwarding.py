@@ -21,7 +21,7 @@ SEGMENTS = (
 QUERIES = st.lists(CHARACTERS | ESCAPES | st.sampled_from(["/", "?", "&", "="]), max_size=24).map("".join)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(segment=SEGMENTS, query=QUERIES)
 async def test_path_and_query_arrive_byte_for_byte(gateway, core, segment, query):
     core.requests.clear()

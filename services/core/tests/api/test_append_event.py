@@ -116,7 +116,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(json_values, st.booleans(), st.sampled_from([None, 1]))
 def test_any_json_comes_back_as_the_bytes_that_were_sent(
     admin: httpx.Client, value: Any, escaped: bool, indent: int | None

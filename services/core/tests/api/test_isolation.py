@@ -223,7 +223,7 @@ def test_of_every_route_it_is_said_whose_its_answer_is():
 
 
 @pytest.mark.parametrize("row", READS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_no_read_shows_anything_of_another_tenant(readers: Worlds, row: Route, data: st.DataObject):
     caller = data.draw(st.sampled_from(sorted(readers.one.callers)))
@@ -315,7 +315,7 @@ def test_no_write_changes_anything_of_another_tenant(writers: Worlds, row: Route
     client, one, other = writers
     before = dict(other.everything())
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(data=st.data())
     def write(data: st.DataObject) -> None:
         callers = [caller for caller in one.callers if is_isolated(row, caller)]

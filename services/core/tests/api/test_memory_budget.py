@@ -17,7 +17,7 @@ from allsource_core.api.memory_budget import Hold, MemoryBudget
 from allsource_shared.problems import ApiError
 
 from .seeding import OTHER_TENANT
-from .service import BATCH, EVENTS, JSON, QUERY, Core, bearer, last_position, receive, refusal, until
+from .service import BATCH, JSON, NDJSON, QUERY, Core, bearer, last_position, receive, refusal, until
 
 MEBIBYTE = 1024 * 1024
 BODY_BYTES = 15 * MEBIBYTE
@@ -174,13 +174,17 @@ def given_up(client: httpx.Client) -> bool:
     return 'operation="query_events",status="499"' in client.get("/metrics").text
 
 
-@pytest.mark.parametrize("target", [f"{QUERY}?limit=1", "/nope"], ids=["pages", "refusals"])
-def test_who_reads_no_answer_of_any_size_is_given_up(start: Callable[..., Core], target: str):
+@pytest.mark.parametrize(
+    ("target", "accept"),
+    [(f"{QUERY}?limit=1", "*/*"), (f"{QUERY}?limit=5", "*/*"), (QUERY, NDJSON["Content-Type"]), ("/nope", "*/*")],
+    ids=["pages", "pages in pieces", "streams", "refusals"],
+)
+def test_who_reads_no_answer_of_any_size_is_given_up(start: Callable[..., Core], target: str, accept: str):
     core = start(program=("-c", _IMPATIENT)).ready()
-    ask = head("GET", target, "default") * 100
+    ask = head("GET", target, "default", f"Accept: {accept}") * 100
     with core.client(bearer("developer")) as client, sending(core) as reader:
         event = {"event_type": "a", "entity_id": "page", "payload": "x" * 100_000}
-        client.post(EVENTS, json=event).raise_for_status()
+        client.post(BATCH, json={"events": [event] * 5}).raise_for_status()
         # More than the service reads of them before it can write no more of their answers.
         reader.setblocking(False)
         watched = select.poll()

@@ -115,7 +115,7 @@ queries = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(query=queries, limit=st.integers(1, 70))
 def test_pages_and_stream_are_what_the_model_selects(
     admin: httpx.Client, stored: Stored, query: dict[str, Any], limit: int

@@ -63,7 +63,7 @@ def test_a_hash_is_the_one_of_the_page() -> None:
     assert Hasher(KEY[::-1]).entity(1, "order-1") == by_the_page(KEY[::-1], "e", 1, b"order-1")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(names, max_size=12), st.integers(0, 12), st.data())
 def test_many_at_once_get_the_hashes_that_each_gets(chosen: list[str], skipped: int, data: st.DataObject) -> None:
     array = pa.array(chosen, pa.string())[skipped:]

@@ -99,7 +99,7 @@ versions = st.one_of(st.integers(1, 20), st.sampled_from([2**31, 2**32 - 1, 2**3
 files_of_writes = st.lists(st.lists(st.tuples(keys, versions, st.booleans()), max_size=30), min_size=1, max_size=6)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(files_of_writes, st.sets(st.integers(0, 5)), st.integers(1, 40), st.sampled_from([1, 2**32 - 20, 2**53 - 400]))
 def test_files_and_their_merges_answer_like_a_dict(
     written: list[list[tuple[Key, int, bool]]], merged: set[int], slice_entries: int, first_position: int
@@ -442,7 +442,7 @@ def test_the_rows_of_a_segment_become_heads_and_ids(tmp_path: Path, form: str) -
     assert directory.client_ids(2, list(ids_of_first)) == ({b"1" * 16: 3} if has_ids else {})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.integers(1, 262_144), min_size=1, max_size=300), st.integers(0, 2**32))
 def test_files_stay_few_and_rewriting_bounded(sizes: list[int], distinct: int) -> None:
     """Sizes of sealed files in their order; merges may lose what is written twice, up to so many distinct keys."""
@@ -461,7 +461,7 @@ def test_files_stay_few_and_rewriting_bounded(sizes: list[int], distinct: int) -
     assert rewritten <= 8 * sum(sizes)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.integers(0, 262_144), st.booleans()), min_size=1, max_size=300))
 def test_what_is_merged_when_nothing_else_is_to_do_leaves_little_to_gain(sizes: list[tuple[int, bool]]) -> None:
     """Files of these sizes are sealed in turn, behind some of them there is nothing to do for a while."""

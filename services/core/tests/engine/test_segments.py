@@ -229,7 +229,7 @@ def by_entity(reader: SegmentReader, tenant: int, query: EventQuery) -> list[Eve
     return found
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(segments(), st.lists(queries, min_size=1, max_size=8), st.integers(1, 4), st.integers(0, 4), st.integers(1, 5))
 def test_a_segment_gives_back_what_was_written(
     tmp_path_factory: pytest.TempPathFactory,

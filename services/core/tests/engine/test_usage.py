@@ -109,7 +109,7 @@ def test_appends_that_are_not_durable_do_not_count(tmp_path: Path, monkeypatch: 
         store.tenant_usage(TENANT)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 2**32), steps=st.lists(st.sampled_from("aaaaaassrrwwcod"), min_size=1, max_size=30))
 def test_usage_is_exact_after_anything_that_happens(
     tmp_path_factory: pytest.TempPathFactory, seed: int, steps: list[str]

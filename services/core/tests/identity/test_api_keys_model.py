@@ -147,4 +147,4 @@ class KeyDirectoryModel(RuleBasedStateMachine):
 
 
 TestKeyDirectoryModel = KeyDirectoryModel.TestCase
-TestKeyDirectoryModel.settings = settings(max_examples=25, stateful_step_count=25, deadline=None)
+TestKeyDirectoryModel.settings = settings(max_examples=25, stateful_step_count=25)

@@ -229,7 +229,7 @@ class NaiveRule:
         return self.alive
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(steps=st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0.0, 1.0, 4.0, 9.5, 10.5])), max_size=30))
 async def test_whatever_the_order_of_uses_the_rule_is_kept(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[int, float]]

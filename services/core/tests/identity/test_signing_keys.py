@@ -217,7 +217,7 @@ def test_no_moment_of_a_rotation_is_without_a_key(store: EventStore):
 
 
 @given(st.lists(st.tuples(st.sampled_from(["rotate", "restart", "EdDSA", "HS256"]), st.integers(0, 600)), max_size=8))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_every_token_is_good_for_its_time_whatever_happens_to_the_keys(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, int]]
 ):

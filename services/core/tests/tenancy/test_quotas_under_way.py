@@ -145,4 +145,4 @@ class UnderWayMachine(RuleBasedStateMachine):
 
 
 TestUnderWay = UnderWayMachine.TestCase
-TestUnderWay.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestUnderWay.settings = settings(max_examples=100, stateful_step_count=50)
