@@ -105,7 +105,7 @@ class StorageSettings(msgspec.Struct, frozen=True):
             description="MiB of decoded segments that streams and pages hold beside the cache while their readers take "
             "what was read. Whoever reads beyond it has segments decoded again and again.",
         ),
-    ] = 512
+    ] = 1024
     removal_seconds: Annotated[
         float,
         Meta(

@@ -59,6 +59,7 @@ def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(decoding, "CHUNK_BYTES", 900)
     monkeypatch.setattr(decoding, "_SCAN_CHUNK_MAX", 8)
     monkeypatch.setattr(decoding.Scan.__init__, "__defaults__", (0, 4))
+    monkeypatch.setattr(segments_in_use, "_STEP_SECONDS", 0.0)
 
 
 @pytest.fixture
@@ -159,6 +160,16 @@ def test_those_who_stall_give_theirs_up_first(
     assert list(decodings.values()) == [1, 1, 1, 1]
     assert next(reads[1])
     assert decodings[files[1]] == 2
+
+
+def test_what_may_be_read_from_just_then_stays(
+    roomy: EventStore, decodings: Counter[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(segments_in_use, "_STEP_SECONDS", 3600.0)
+    reads = [begun(roomy, behind(segment)) for segment in range(SEGMENTS)]
+    for lists in reads * 2:
+        assert next(lists)
+    assert list(decodings.values()) == [1] * SEGMENTS
 
 
 def test_one_read_decodes_each_segment_once_however_small_the_bound(store: EventStore, decodings: Counter[int]) -> None:

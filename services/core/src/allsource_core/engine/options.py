@@ -54,7 +54,7 @@ class StoreOptions(msgspec.Struct, frozen=True, kw_only=True):
     removal_seconds: float = 5.0
     retention_seconds: float = 600.0
     cache_bytes_max: int = 128 * _MEBIBYTE
-    in_use_bytes_max: int = 512 * _MEBIBYTE
+    in_use_bytes_max: int = 1024 * _MEBIBYTE
     maintenance: Literal["process", "thread"] = "process"
 
     @property

@@ -20,6 +20,9 @@ __all__ = ["SegmentInUse", "SegmentsInUse"]
 _STALLED_SECONDS: Final = 1.0
 """Whoever has taken no step of a read for so long is the first whose segment goes."""
 
+_STEP_SECONDS: Final = 0.05
+"""Whoever has taken one within so long may be in the middle of it, and would have the segment decoded at once again."""
+
 
 class SegmentsInUse:
     """The segments of all reads under way.
@@ -61,18 +64,20 @@ class SegmentsInUse:
         decoded = self._cache.get(reader)
         with self._lock:
             segment._held = decoded
+            segment._last_step = time.monotonic()
             others = [pair for pair in self._held() if pair[0] is not segment]
-            nbytes = decoded.nbytes + sum([each.nbytes for _, each in others])
-            if nbytes > self._bytes_max:
-                others.sort(key=lambda pair: pair[0]._last_step)
-                self._let_go(others, nbytes - self._bytes_max)
+            excess = decoded.nbytes + sum([each.nbytes for _, each in others]) - self._bytes_max
+            if excess > 0:
+                self._let_go(others, excess)
         return decoded
 
     def _let_go(self, others: list[tuple[SegmentInUse, DecodedSegment]], excess: int) -> None:
-        stalled = time.monotonic() - _STALLED_SECONDS
-        while excess > 0 and others:
+        now = time.monotonic()
+        idle = [pair for pair in others if pair[0]._last_step < now - _STEP_SECONDS]
+        idle.sort(key=lambda pair: pair[0]._last_step)
+        while excess > 0 and idle:
             # Were it always the one that was read from longest ago, many readers in turn would find none held.
-            segment, decoded = others.pop(0 if others[0][0]._last_step < stalled else -1)
+            segment, decoded = idle.pop(0 if idle[0][0]._last_step < now - _STALLED_SECONDS else -1)
             segment._held = None
             excess -= decoded.nbytes
 
@@ -120,7 +125,3 @@ class SegmentInUse:
     def events(self, indices: Indices) -> list[Event]:
         """As `DecodedSegment.events`."""
         return self.decoded().events(indices)
-
-    def position(self, index: int) -> int:
-        """Of the event of an index."""
-        return int(self.decoded().positions[index])

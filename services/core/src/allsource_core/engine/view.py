@@ -155,8 +155,9 @@ class View:
         limited = msgspec.structs.replace(query, limit=None) if self.removed else query
         last = None
         for indices in segment.select(tenant, limited):
-            last = segment.position(indices[-1])
-            yield segment.events(indices)
+            events = segment.events(indices)
+            last = events[-1].position
+            yield events
         if last is not None and limited.limit is not None and self.removed:
             # A removal came meanwhile, and may have taken some of those.
             bound = {"before_position" if query.descending else "after_position": last}
