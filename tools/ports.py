@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import os
 import random
 import socket
+from collections.abc import Mapping
 from typing import Final
 
-__all__ = ["free_ports", "is_free"]
+__all__ = ["free_ports", "is_free", "share"]
 
 # Below every system's range for outgoing connections, so that nobody is given the port between our look and the
 # service's bind, or while a service is being restarted.
@@ -39,14 +41,29 @@ def is_free(host: str, port: int) -> bool:
 def free_ports(count: int, host: str = "127.0.0.1") -> list[int]:
     """As many different free ports, chosen at random so that stacks started side by side rarely meet.
 
+    Tests that run in several processes never do: each process has ports of its own.
+
     Raises:
         OSError: if too few are free.
     """
+    lowest, highest = share(os.environ)
     found: list[int] = []
     for _ in range(_ATTEMPTS):
-        port = random.randint(_LOWEST, _HIGHEST)  # noqa: S311 - which port it is keeps nothing secret
+        port = random.randint(lowest, highest)  # noqa: S311 - which port it is keeps nothing secret
         if port not in found and is_free(host, port):
             found.append(port)
             if len(found) == count:
                 return found
-    raise OSError(f"found only {len(found)} free ports of {count} between {_LOWEST} and {_HIGHEST} on {host}")
+    raise OSError(f"found only {len(found)} free ports of {count} between {lowest} and {highest} on {host}")
+
+
+def share(environ: Mapping[str, str]) -> tuple[int, int]:
+    """The lowest and the highest port that a process with these variables may take.
+
+    A port that is found free is bound later, and one that a test lets go for a moment is bound again: other processes
+    of the same run of tests, which pytest-xdist numbers from ``gw0`` on, must not take it in between.
+    """
+    processes = int(environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    number = int(environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % processes
+    width = (_HIGHEST + 1 - _LOWEST) // processes
+    return _LOWEST + number * width, _LOWEST + (number + 1) * width - 1

@@ -8,9 +8,10 @@ import pytest_asyncio
 import uvloop
 
 from allsource_control_plane.app import open_gateway
-from allsource_control_plane.server import create_server, free_address, wait_until_accepting
+from allsource_control_plane.server import create_server, wait_until_accepting
 from allsource_control_plane.settings import ControlPlaneSettings, GatewaySettings
 from allsource_shared.settings import LoggingSettings
+from tools.ports import free_ports
 
 from .wire import GATEWAY_KEY, FakeCore, Gateway
 
@@ -35,7 +36,7 @@ async def start_gateway(core):
     running = []
 
     async def start(logging=None, **settings):
-        _, port = free_address("127.0.0.1", 0)
+        [port] = free_ports(1)
         settings = {"key": GATEWAY_KEY, "core_url": f"http://127.0.0.1:{core.port}", **settings}
         gateway = GatewaySettings(port=port, **settings)
         opened = open_gateway(ControlPlaneSettings(gateway=gateway, logging=logging or LoggingSettings()))

@@ -11,7 +11,7 @@ import sys
 import pytest
 import pytest_asyncio
 
-from allsource_control_plane.server import free_address
+from tools.ports import free_ports
 
 from .wire import GATEWAY_KEY, OK, TOKEN, Gateway
 
@@ -54,7 +54,7 @@ async def start_process(core):
 
     async def start(*flags, port=None, **environment):
         if port is None:
-            _, port = free_address("127.0.0.1", 0)
+            [port] = free_ports(1)
         arguments = [f"gateway.port={port}", f"gateway.core_url=http://127.0.0.1:{core.port}", *flags]
         process = await asyncio.create_subprocess_exec(
             sys.executable,

@@ -13,6 +13,7 @@ import msgspec
 
 from allsource_shared.permissions import Permission
 from allsource_shared.problems import ApiError
+from tools.ports import free_ports
 
 GATEWAY_KEY = "w3Nq8Zt1Kx6Vb0Lj5Rm9Yc4Hf7Dg2Pu5TiSo"
 TOKEN = b"Authorization: Bearer ask_0123456789abcdef\r\n"
@@ -232,14 +233,13 @@ class FakeCore:
     requests: list[Received] = field(default_factory=list)
     connections: int = 0
     internal: InternalRoutes = field(default_factory=InternalRoutes)
-    port: int = 0
+    port: int = field(default_factory=lambda: free_ports(1)[0])
     server: asyncio.Server | None = None
     writers: set[asyncio.StreamWriter] = field(default_factory=set)
     tasks: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def start(self) -> None:
         self.server = await asyncio.start_server(self._serve, "127.0.0.1", self.port, limit=2**20)
-        self.port = self.server.sockets[0].getsockname()[1]
 
     async def stop(self) -> None:
         if self.server is not None:
