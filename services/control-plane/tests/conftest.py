@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 import pytest_asyncio
 import uvloop
 
 from allsource_control_plane.app import open_gateway
+from allsource_control_plane.gateway import core_client, internal_client, known_principals
 from allsource_control_plane.server import create_server, wait_until_accepting
 from allsource_control_plane.settings import ControlPlaneSettings, GatewaySettings
 from allsource_shared.settings import LoggingSettings
@@ -21,6 +23,20 @@ def pytest_asyncio_loop_factories(config, item):
     return {"uvloop": uvloop.new_event_loop}
 
 
+@pytest.fixture
+def patience():
+    """The gateway waits for the core, and believes it, for longer than the process that runs both of them ever pauses.
+
+    A test about these bounds takes them back with `undo`.
+    """
+    with pytest.MonkeyPatch.context() as patience:
+        patience.setattr(internal_client, "_INTROSPECT_SECONDS", 30.0)
+        patience.setattr(internal_client, "_CHANGES_SECONDS", 30.0)
+        patience.setattr(core_client, "_PROBE_TIMEOUT_SECONDS", 30.0)
+        patience.setattr(known_principals, "FRESH_SECONDS", 30.0)
+        yield patience
+
+
 @pytest_asyncio.fixture
 async def core():
     """A core that answers 200 unless its `behaviour` is set."""
@@ -31,13 +47,14 @@ async def core():
 
 
 @pytest_asyncio.fixture
-async def start_gateway(core):
+async def start_gateway(core, patience):
     """Starts gateways in front of `core`, with the settings of `[gateway]` given as keywords."""
     running = []
 
     async def start(logging=None, **settings):
         [port] = free_ports(1)
-        settings = {"key": GATEWAY_KEY, "core_url": f"http://127.0.0.1:{core.port}", **settings}
+        core_url = f"http://127.0.0.1:{core.port}"
+        settings = {"key": GATEWAY_KEY, "core_url": core_url, "connect_timeout_ms": 30_000, **settings}
         gateway = GatewaySettings(port=port, **settings)
         opened = open_gateway(ControlPlaneSettings(gateway=gateway, logging=logging or LoggingSettings()))
         entry = await opened.__aenter__()
@@ -57,5 +74,5 @@ async def start_gateway(core):
 
 @pytest_asyncio.fixture
 async def gateway(start_gateway):
-    """A gateway with default settings."""
+    """A gateway with default settings, but for its patience."""
     return await start_gateway()

@@ -7,6 +7,8 @@ import contextlib
 
 import pytest
 
+from allsource_control_plane.gateway import exchange
+
 from .figures import figures
 from .wire import OK
 
@@ -55,7 +57,9 @@ async def test_stalled_uploads_of_one_tenant_leave_room_for_others(start_gateway
     assert (await gateway.ask("GET", QUERY, HOGS)).status == 200
 
 
-async def test_refused_upload_is_taken_before_its_answer_is_sent(start_gateway, core, principals):
+async def test_refused_upload_is_taken_before_its_answer_is_sent(start_gateway, core, principals, patience):
+    patience.setattr(exchange, "_LINGER_SECONDS", 30)
+    patience.setattr(exchange, "_LINGER_PAUSE_SECONDS", 30)
     gateway = await start_gateway(max_requests_per_tenant=1)
     async with gateway.connect() as client, gateway.connect() as refused:
         await client.send(UPLOAD)
@@ -83,6 +87,9 @@ async def test_place_is_given_back_however_a_request_ends(start_gateway, core, p
     begun = asyncio.Event()
 
     async def behave(connection):
+        if connection.received.target == b"/health":
+            await answer_ok(connection)
+            return
         begun.set()
         if failure == "core":
             connection.writer.transport.abort()

@@ -22,6 +22,13 @@ OK = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 11\r
 Header = tuple[bytes, bytes]
 
 
+async def until(holds: Callable[[], bool]) -> None:
+    """Wait for something that comes by itself, a minute at most."""
+    async with asyncio.timeout(60):
+        while not holds():
+            await asyncio.sleep(0.01)
+
+
 @dataclass
 class Received:
     """A request as its very bytes arrived at the core."""
@@ -165,6 +172,10 @@ class InternalRoutes:
         """Be another process from now on."""
         self.instance, self.revision, self.changes = instance, 0, []
         self.changed.set()
+
+    async def followed(self) -> None:
+        """Wait until the gateway has heard where the core is: from then on it remembers."""
+        await until(lambda: self.polls >= 2)
 
     async def answer(self, connection: CoreConnection) -> None:
         received = connection.received
@@ -312,8 +323,9 @@ class Gateway:
     port: int
 
     @contextlib.asynccontextmanager
-    async def connect(self):
-        async with asyncio.timeout(30):
+    async def connect(self, *, seconds=60):
+        """A connection to use within a time."""
+        async with asyncio.timeout(seconds):
             reader, writer = await asyncio.open_connection("127.0.0.1", self.port, limit=2**20)
             try:
                 yield Client(reader, writer)
