@@ -8,11 +8,14 @@ import gc
 import socket
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from structlog.testing import capture_logs
 
-from .wire import OK, TOKEN, answer_with
+from allsource_control_plane.gateway import exchange
+
+from .wire import OK, TOKEN, answer_with, until
 
 pytestmark = pytest.mark.asyncio
 
@@ -64,16 +67,18 @@ async def test_small_chunked_body_arrives_whole_with_its_length(gateway, core, s
 async def test_body_that_takes_too_long_is_a_408_however_steadily_it_comes(start_gateway, core, framing, begin):
     gateway = await start_gateway(body_timeout_seconds=1)
     piece = chunk(b"x") if framing is CHUNKED else b"x"
+    begun = time.monotonic()
     async with gateway.connect() as client:
         await client.send(EVENTS + framing + (chunk(begin) if framing is CHUNKED else begin))
         answering = asyncio.create_task(client.answer())
-        begun = time.monotonic()
         while not answering.done():
-            await client.send(piece)
+            # It may be refused just before.
+            with contextlib.suppress(ConnectionError):
+                await client.send(piece)
             await asyncio.sleep(0.1)
         answer = await answering
     assert (answer.status, answer.problem) == (408, "request_timeout")
-    assert 0.9 < time.monotonic() - begun < 2
+    assert 0.9 < time.monotonic() - begun < 10
     assert b"took longer than 1 seconds" in answer.body
 
 
@@ -94,16 +99,16 @@ async def test_connection_of_a_refused_upload_does_not_wait_for_the_collector(
     async with gateway.connect() as client:
         await client.send(EVENTS + b"Content-Length: 1000000\r\n\r\n" + begin)
         assert (await client.answer()).status == 408
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(10):
             assert await client.reader.read() == b""
 
 
 async def test_time_that_the_core_takes_over_a_body_is_not_held_against_the_client(start_gateway, core):
-    gateway = await start_gateway(body_timeout_seconds=1)
+    gateway = await start_gateway(body_timeout_seconds=4)
     body = b"x" * (8 * MEBIBYTE)
 
     async def behave(connection):
-        await asyncio.sleep(2)
+        await asyncio.sleep(6)
         await connection.read_body()
         await connection.send(OK)
 
@@ -153,10 +158,10 @@ async def test_probe_survives_a_restart_of_the_core(gateway, core):
 
 
 @contextlib.contextmanager
-def reader_of(gateway, request):
+def reader_of(gateway, request, *, buffer=16 * KIBIBYTE):
     """A client that sends `request` and reads when it is told to, through a small buffer."""
     with socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * KIBIBYTE)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
         client.connect(("127.0.0.1", gateway.port))
         client.sendall(request)
         client.setblocking(False)
@@ -165,9 +170,16 @@ def reader_of(gateway, request):
 
 async def read_all(client):
     """Read until the connection ends; a reset is raised."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while await asyncio.get_running_loop().sock_recv(client, MEBIBYTE):
             pass
+
+
+def is_cut_off(gateway, client):
+    """Whether the kernel has given up the gateway's end. The client is told when it reads."""
+    ends = f":{gateway.port:04X}", f":{client.getsockname()[1]:04X}"
+    connections = [line.split()[1:3] for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return not any(local.endswith(ends[0]) and remote.endswith(ends[1]) for local, remote in connections)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="no other kernel cuts off a client that does not read")
@@ -189,26 +201,35 @@ async def test_client_that_stops_reading_is_cut_off_and_holds_little(start_gatew
     core.behaviour = behave
     request = b"GET " + QUERY + b" HTTP/1.1\r\nHost: g\r\n" + TOKEN + b"\r\n"
     with capture_logs() as lines, reader_of(gateway, request) as client:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await ended.wait()
-        await asyncio.sleep(2.5)
+            while not is_cut_off(gateway, client):
+                await asyncio.sleep(0.05)
         with pytest.raises(ConnectionResetError):
             await read_all(client)
+        await until(lambda: any(line["event"] == "request" for line in lines))
     assert [line["aborted_by"] for line in lines if line["event"] == "request"] == ["stalled_client"]
     # Most of it lies between the core and the gateway, whose kernels may take 10 MiB.
     assert sent < 12 * MEBIBYTE
 
 
 async def test_client_that_reads_slowly_is_not_cut_off(start_gateway, core):
-    gateway = await start_gateway(write_timeout_seconds=1)
-    core.behaviour = answer_with(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % MEBIBYTE + b"x" * MEBIBYTE)
+    length = 2 * MEBIBYTE
+    gateway = await start_gateway(write_timeout_seconds=5)
+    core.behaviour = answer_with(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % length + b"x" * length)
     loop = asyncio.get_running_loop()
     request = b"GET " + QUERY + b" HTTP/1.1\r\nHost: g\r\n" + TOKEN + b"\r\n"
-    size = 0
-    with reader_of(gateway, request) as client:
-        while size < MEBIBYTE:
-            size += len(await loop.sock_recv(client, 100 * KIBIBYTE))
-            await asyncio.sleep(0.05)
+    size, seconds = 0, 7.5  # longer than the gateway and then the kernel wait for one that reads nothing
+    begun = time.monotonic()
+    # A buffer that never has room for a whole segment would not count as reading for the kernel.
+    with reader_of(gateway, request, buffer=64 * KIBIBYTE) as client:
+        while size < length:
+            if size > length * (time.monotonic() - begun) / seconds:
+                await asyncio.sleep(0.05)
+                continue
+            data = await loop.sock_recv(client, 16 * KIBIBYTE)
+            assert data
+            size += len(data)
 
 
 MALFORMED = {
@@ -237,22 +258,25 @@ async def test_malformed_chunks_are_a_400_that_says_so(gateway, core, body):
     assert b'status="499"' not in figures
 
 
-async def test_refusal_does_not_wait_long_for_a_body_that_never_comes(gateway):
+async def test_refusal_does_not_wait_long_for_a_body_that_never_comes(gateway, monkeypatch):
+    assert exchange._LINGER_PAUSE_SECONDS == 1
+    monkeypatch.setattr(exchange, "_LINGER_SECONDS", 60)
     async with gateway.connect() as client:
         begun = time.monotonic()
         await client.send(b"POST /nowhere HTTP/1.1\r\nHost: g\r\nContent-Length: 1000\r\n\r\n")
         assert (await client.answer()).status == 404
-    assert time.monotonic() - begun < 2
+    assert time.monotonic() - begun < 20
 
 
 @pytest.mark.parametrize("begin", [b"", b"GET /health/live HTTP/1.1\r\nHost:"], ids=["idle", "half a head"])
 @pytest.mark.parametrize("used", [False, True], ids=["new", "used before"])
 async def test_connection_without_a_request_is_closed_in_time(start_gateway, begin, used):
-    gateway = await start_gateway(idle_timeout_seconds=1)
+    gateway = await start_gateway(idle_timeout_seconds=3 if used else 1)
     async with gateway.connect() as client:
         if used:
             await client.send(b"GET /health/live HTTP/1.1\r\nHost: g\r\n\r\n")
             assert (await client.answer()).status == 200
-        await client.send(begin)
-        async with asyncio.timeout(5):
-            await client.reader.read()
+        with contextlib.suppress(ConnectionError):
+            await client.send(begin)
+            async with asyncio.timeout(20):
+                await client.reader.read()
