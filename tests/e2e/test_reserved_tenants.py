@@ -62,8 +62,9 @@ class World:
         found = {path: self.clients["core"].get(f"/api/v1/{path}", headers=headers).json() for path in lists}
         for operation in found["operations"]["operations"]:
             operation.clear()  # they go on by themselves; how many there are is what counts
+        # Whatever is stored or removed moves it. How many events there are changes when a removal gets to the files.
         store = self.clients["core"].get("/health", headers=headers).json()["store"]
-        return {**found, "last_position": store["last_position"], "events": store["events"]}
+        return {**found, "last_position": store["last_position"]}
 
 
 @pytest.fixture(scope="module")
