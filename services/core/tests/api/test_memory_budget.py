@@ -17,7 +17,7 @@ from allsource_core.api.memory_budget import Hold, MemoryBudget
 from allsource_shared.problems import ApiError
 
 from .seeding import OTHER_TENANT
-from .service import BATCH, JSON, NDJSON, QUERY, Core, bearer, last_position, receive, refusal, until
+from .service import BATCH, EVENTS, JSON, NDJSON, QUERY, Core, bearer, last_position, receive, refusal, until
 
 MEBIBYTE = 1024 * 1024
 BODY_BYTES = 15 * MEBIBYTE
@@ -199,6 +199,30 @@ def test_who_reads_no_answer_of_any_size_is_given_up(start: Callable[..., Core],
                     left = left[reader.send(left) :] or ask
         until(lambda: held(client) == 0)
         until(lambda: given_up(client) == (target != "/nope"))
+
+
+def test_a_stream_whose_reader_was_given_up_is_never_told_to_have_ended(start: Callable[..., Core]):
+    """Wherever its reader stalls, in the last piece too; and the reader does not take what came for the whole."""
+    core = start(program=("-c", _IMPATIENT)).ready()
+    with core.client(bearer("developer")) as client, contextlib.ExitStack() as stack:
+        event = {"event_type": "a", "entity_id": "e", "payload": "x" * 700_000}
+        positions = [client.post(EVENTS, json=event).json()["position"] for _ in range(12)]
+        readers = []
+        for position in positions:
+            target = f"{QUERY}?before_position={position + 1}"
+            ask = head("GET", target, "default", f"Accept: {NDJSON['Content-Type']}")
+            readers.append(stack.enter_context(sending(core, ask.replace(b"HTTP/1.1", b"HTTP/1.0"))))
+        until(lambda: held(client) > 0)
+        until(lambda: held(client) == 0)
+        whole = 0
+        for reader in readers:
+            with contextlib.suppress(ConnectionError):
+                receive(reader)
+                whole += 1
+        assert 0 < whole < 12
+        lines = client.get("/metrics").text.splitlines()
+        [ended] = [line for line in lines if 'operation="query_events",status="499"' in line and "_total{" in line]
+        assert int(float(ended.split()[-1])) == 12 - whole
 
 
 def test_all_tenants_together_have_a_bound():

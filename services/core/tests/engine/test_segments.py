@@ -523,6 +523,7 @@ class CountingReader:
 
     def __init__(self, reader: SegmentReader, *, may: bool = True) -> None:
         self.entry = reader.entry
+        self.is_obsolete = False
         self._reader = reader
         self.may = threading.Event()
         self.count = 0

@@ -7,6 +7,7 @@ import gc
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from allsource_core.engine import Event, EventQuery, EventStore, NewEvent, StoreOptions, segments_in_use
+from allsource_core.engine import Event, EventQuery, EventStore, NewEvent, StoreOptions, reading, segments_in_use
 from allsource_core.engine import decoded_segment as decoding
 from allsource_core.engine.decoded_segment import DecodedSegment
 from allsource_core.engine.segment_reader import SegmentReader
@@ -281,3 +282,88 @@ def test_on_a_loop_it_is_decoded_in_another_thread(store: EventStore, monkeypatc
     alone = list(store.read(TENANT))
     monkeypatch.setattr(SegmentReader, "decode", elsewhere)
     assert asyncio.run(read()) == alone
+
+
+def test_what_was_replaced_does_not_come_back_into_the_cache(tmp_path: Path, decodings: Counter[int]) -> None:
+    with EventStore.open(tmp_path / "s", options=msgspec.structs.replace(OPTIONS, cache_bytes_max=10**9)) as store:
+        fill(store)
+        stalled = begun(store, EventQuery())
+        list(store.read(TENANT, behind(1)))
+        assert store._parts.cache.nbytes > 0
+        for number in range(7):
+            store.removals.entity(TENANT, f"e-{number}")
+            store.removals.entity("other", f"e-{number}")
+        store.seal()
+        store.compact()
+        before = store._parts.cache.nbytes
+        decodings.clear()
+        assert list(stalled) == []
+        assert list(decodings.values()) == [1] * SEGMENTS
+        assert store._parts.cache.nbytes == before
+
+
+def test_nothing_is_decoded_on_a_loop_where_nothing_is_found(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long each step takes."""
+    alone = list(store.read(TENANT))
+    monkeypatch.setattr(reading, "_TOGETHER_SECONDS", 0.0)
+    decode, threads = SegmentReader.decode, set()
+
+    def noting(reader: SegmentReader) -> DecodedSegment:
+        threads.add(threading.get_ident())
+        return decode(reader)
+
+    monkeypatch.setattr(SegmentReader, "decode", noting)
+
+    async def read(query: EventQuery) -> list[Event]:
+        async with aclosing(store.read_async(TENANT, query)) as lists:
+            return [event async for events in lists for event in events]
+
+    nothing = EventQuery(tags=("tag-0", "tag-1"))
+    assert asyncio.run(read(nothing)) == []
+    assert asyncio.run(read(EventQuery())) == alone
+    assert threading.get_ident() not in threads
+    assert len(threads) >= 1
+
+
+def test_what_many_threads_read_of_the_same_segments_is_the_same(store: EventStore) -> None:
+    alone = list(store.read(TENANT))
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: list(store.read(TENANT)), range(12)))
+    assert found == [alone] * 12
+
+
+def test_a_segment_that_can_not_be_decoded_again_ends_that_read_alone(
+    store: EventStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = list(store.read(TENANT))
+    first, second = begun(store, behind(0)), begun(store, behind(3))
+    with monkeypatch.context() as patch:
+        patch.setattr(SegmentReader, "decode", lambda _: (_ for _ in ()).throw(MemoryError))
+        with pytest.raises(MemoryError):
+            next(first)
+        # Its own is still there.
+        assert next(second)
+    assert list(store.read(TENANT)) == alone
+    assert sum(map(len, second)) > 90
+
+
+def test_a_reader_who_stalls_goes_on_after_the_store_was_closed(tmp_path: Path) -> None:
+    with EventStore.open(tmp_path / "s", options=OPTIONS) as store:
+        fill(store)
+        alone = list(store.read(TENANT))
+        reads = [begun(store, EventQuery()), begun(store, behind(3))]
+    found = [event for events in reads[0] for event in events]
+    assert found == alone[-len(found) :]
+    assert len(found) > len(alone) - 5
+
+
+def test_what_was_beyond_the_bound_is_let_go_of_later(roomy: EventStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(segments_in_use, "_STEP_SECONDS", 3600.0)
+        reads = [begun(roomy, behind(segment)) for segment in range(SEGMENTS)]
+    beyond = roomy._parts.in_use.nbytes
+    roomy._parts.maintenance._round()
+    assert roomy._parts.in_use.nbytes < beyond * 0.7
+    assert all(sum(map(len, lists)) for lists in reads)

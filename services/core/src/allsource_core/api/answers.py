@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import socket
+import struct
 import time
 from collections.abc import MutableMapping
+from contextlib import suppress
 from email.utils import formatdate
 from functools import lru_cache
 from typing import Final
@@ -12,7 +16,10 @@ from aiohttp import HttpVersion11, hdrs
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.web import BaseRequest, Response, StreamResponse
 
-__all__ = ["JsonResponse", "add_lines"]
+__all__ = ["JsonResponse", "add_lines", "break_off"]
+
+_RESET: Final = struct.pack("ii", 1, 0)
+"""What a socket is told, so that closing it sends nothing more."""
 
 _PIECE_BYTES: Final = 256 * 1024
 """A larger body is written in pieces, at the pace of its reader; the connection sees to it that there is one."""
@@ -23,6 +30,17 @@ def add_lines(headers: MutableMapping[str, str], lines: str) -> None:
     for line in lines.splitlines():
         name, _, value = line.partition(": ")
         headers[name] = value
+
+
+def break_off(transport: asyncio.Transport) -> None:
+    """End a connection with a reset: what the kernel holds of an answer, megabytes of it, is not sent, and nobody takes
+    what came of it for the whole.
+    """
+    connection = transport.get_extra_info("socket")
+    if connection is not None:
+        with suppress(OSError):
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+    transport.abort()
 
 
 class JsonResponse(Response):

@@ -70,6 +70,16 @@ class Call(msgspec.Struct):
             self.hold = Hold(self.memory, "" if self.caller is None else self.caller.home_tenant_id)
         self.hold.resize(nbytes, refusable=refusable)
 
+    def check_reader(self) -> None:
+        """After the end of an answer that is not written at once: who waits for a connection that is given up is merely
+        woken.
+
+        Raises:
+            ConnectionResetError: the reader is gone, or has stopped reading.
+        """
+        if self.request.transport is None:
+            raise ConnectionResetError("the reader is gone, or has stopped reading")
+
 
 Handler = Callable[[Call], Awaitable[StreamResponse]]
 

@@ -12,7 +12,7 @@ from aiohttp import hdrs
 from aiohttp.web import BaseRequest, HTTPException, StreamResponse
 
 from allsource_core.api.admission import Admission
-from allsource_core.api.answers import JsonResponse, add_lines
+from allsource_core.api.answers import JsonResponse, add_lines, break_off
 from allsource_core.api.call import Call, Handler
 from allsource_core.api.lifecycle import Lifecycle, Phase
 from allsource_core.api.memory_budget import UNCOUNTED_BYTES_MAX, MemoryBudget
@@ -111,7 +111,7 @@ class Dispatcher:
         except ConnectionError:
             # The caller is gone, or has stopped reading: there is nobody to answer.
             if request.transport is not None:
-                request.transport.abort()
+                break_off(request.transport)
             raise
         except Exception as error:
             if request.writer.output_size > 0:
@@ -119,7 +119,7 @@ class Dispatcher:
                 structlog.get_logger().error("answer_broken_off", operation=operation, exc_info=error)
                 status = 500
                 if request.transport is not None:
-                    request.transport.abort()
+                    break_off(request.transport)
                 raise ConnectionResetError from error
             response = self._refuse(error, ids)
             if call is not None:
@@ -187,6 +187,4 @@ async def _send_counted(call: Call, response: JsonResponse) -> None:
     call.keep(response.nbytes, refusable=call.request.method in _SAFE_METHODS)
     await response.prepare(call.request)
     await response.write_eof()
-    if call.request.transport is None:
-        # Who waits for a connection that is given up is merely woken.
-        raise ConnectionResetError("the reader is gone, or has stopped reading")
+    call.check_reader()

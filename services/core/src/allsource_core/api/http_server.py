@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, cast
 
 from aiohttp import StreamReader
@@ -12,6 +13,7 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_parser import RawRequestMessage
 from aiohttp.web import BaseRequest, RequestHandler, Server, StreamResponse
 
+from allsource_core.api.answers import break_off
 from allsource_core.api.dispatcher import Dispatcher
 from allsource_core.api.problem_details import problem_response
 from allsource_core.engine import without_frames
@@ -83,7 +85,7 @@ class _Connection(RequestHandler):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
         # aiohttp forgets the transport when it is told to close, which may be for ever before what it holds is read.
-        self._abort = cast(asyncio.Transport, transport).abort
+        self._abort = partial(break_off, cast(asyncio.Transport, transport))
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -180,6 +180,7 @@ class ReadRoutes:
                     await _write(response, rows)
                     rows, size = [], 0
         await response.write_eof()
+        call.check_reader()
         return response
 
     async def get_event(self, call: Call) -> StreamResponse:

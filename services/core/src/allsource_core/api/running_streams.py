@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import socket
-import struct
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final
 
 import structlog
 
+from allsource_core.api.answers import break_off
 from allsource_core.api.call import Call
 from allsource_core.changes import Changes
 from allsource_shared.problems import ApiError
@@ -20,9 +19,6 @@ __all__ = ["RunningStreams"]
 
 _LOOK_AGAIN_SECONDS: Final = 0.05
 """Not sooner does a timer look again that came too early."""
-
-_RESET: Final = struct.pack("ii", 1, 0)
-"""Of `SO_LINGER`: wait for nothing."""
 
 
 class RunningStreams:
@@ -92,17 +88,8 @@ class RunningStreams:
         except ApiError as error:
             structlog.get_logger().info("stream_broken_off", reason=error.code)
             if call.request.transport is not None:
-                _break_off(call.request.transport)
+                break_off(call.request.transport)
         else:
             if expired:
                 # Not yet: timers may come a millisecond early, and the clock that says so may have been set back.
                 self._await_expiry(call, _LOOK_AGAIN_SECONDS)
-
-
-def _break_off(transport: asyncio.Transport) -> None:
-    """End a connection with a reset, so that what the kernel holds of the answer, megabytes of it, is not sent."""
-    connection = transport.get_extra_info("socket")
-    if connection is not None:
-        with suppress(OSError):
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    transport.abort()

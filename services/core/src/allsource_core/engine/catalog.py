@@ -89,7 +89,7 @@ class Catalog:
         self._filesystem = filesystem
         self._memory = memory
         self._cache = cache
-        self._in_use = in_use
+        self.in_use = in_use
         self._open_files = OpenFiles()
         self.hasher = Hasher(bytes.fromhex(manifest.hash_key))
         self._segments = [self._reader(entry) for entry in manifest.segments]
@@ -128,7 +128,7 @@ class Catalog:
 
     def _new_view(self) -> View:
         tables = self._memory.tables
-        return View(self._segments, tables, self.removed, self._keys, self._cache, self._in_use, self.hasher)
+        return View(self._segments, tables, self.removed, self._keys, self._cache, self.in_use, self.hasher)
 
     def is_read(self, table: Memtable) -> bool:
         """Whether somebody may still read from a memtable."""

@@ -86,7 +86,8 @@ class DecodedCache:
         if not isinstance(group, RowGroup):
             group = reader.row_group(number)
             with self._lock:
-                self._keep(key, group)
+                if not reader.is_obsolete:
+                    self._keep(key, group)
         return group
 
     def has_row_group(self, reader: SegmentReader, number: int) -> bool:
@@ -111,8 +112,8 @@ class DecodedCache:
         """Decode a segment in a thread beside, unless it is there or on its way, or another one is."""
         file = reader.entry.file
         with self._lock:
-            is_small = reader.entry.content_bytes <= self._bytes_max
-            if self._closed or self._pending or (file, _WHOLE) in self._kept or not is_small:
+            is_kept = reader.entry.content_bytes <= self._bytes_max and not reader.is_obsolete
+            if self._closed or self._pending or (file, _WHOLE) in self._kept or not is_kept:
                 return
             future = self._pending[file] = Future()
             if self._executor is None:
@@ -150,7 +151,8 @@ class DecodedCache:
             return
         with self._lock:
             del self._pending[file]
-            self._keep((file, _WHOLE), segment)
+            if not reader.is_obsolete:
+                self._keep((file, _WHOLE), segment)
         future.set_result(segment)
 
     # --- under the lock ---

@@ -131,6 +131,7 @@ class Maintenance:
         try:
             if self._stop:
                 return
+            self._catalog.in_use.trim()
             if not self._path.writability.forbids("disk_space_low"):
                 self._writer.prepare_next()
             self.work(patiently=True)

@@ -46,22 +46,31 @@ async def limited_async(
     chunks: Iterator[list[Event]], limit: int | None, readers: Executor
 ) -> AsyncGenerator[list[Event], None]:
     """The same on an event loop: files are read in other threads, and others run in between."""
-    left, may_follow = limit, True
+    left, reads_files, may_follow = limit, False, True
     turn_ends = time.monotonic() + _TURN_SECONDS
-    for chunk in chunks:
-        if chunk is READS_FILES:
-            chunk, may_follow = await in_thread(readers, _read_on, chunks, left)
+    while may_follow and left != 0:
+        if reads_files:
+            chunk, reads_files, may_follow = await in_thread(readers, _read_on, chunks, left)
             turn_ends = time.monotonic() + _TURN_SECONDS
-        elif time.monotonic() >= turn_ends:
-            await asyncio.sleep(0)
-            turn_ends = time.monotonic() + _TURN_SECONDS
+        else:
+            chunk, may_follow = _next(chunks)
+            if chunk is READS_FILES:
+                reads_files = True
+                continue
+            if time.monotonic() >= turn_ends:
+                await asyncio.sleep(0)
+                turn_ends = time.monotonic() + _TURN_SECONDS
         if left is not None:
             chunk = chunk[:left]
             left -= len(chunk)
         if chunk:
             yield chunk
-        if left == 0 or not may_follow:
-            return
+
+
+def _next(chunks: Iterator[list[Event]]) -> tuple[list[Event], bool]:
+    """The next list, and whether there was one."""
+    chunk = next(chunks, None)
+    return ([], False) if chunk is None else (chunk, True)
 
 
 async def in_thread(readers: Executor, read: Callable[..., _Result], *arguments: Any) -> _Result:
@@ -79,17 +88,22 @@ def _begin(readers: Executor, read: Callable[..., _Result], arguments: tuple[Any
         raise StoreClosedError("the store was closed") from None
 
 
-def _read_on(chunks: Iterator[list[Event]], wanted: int | None) -> tuple[list[Event], bool]:
-    """In a thread: go on with a read for a while. What it gives, and whether more may follow."""
+def _read_on(chunks: Iterator[list[Event]], wanted: int | None) -> tuple[list[Event], bool, bool]:
+    """In a thread: go on with a read for a while. What it gives, whether it may read files next, and whether more may
+    follow.
+    """
     found: list[Event] = []
     enough = _TOGETHER_EVENTS if wanted is None else min(wanted, _TOGETHER_EVENTS)
     ends = time.monotonic() + _TOGETHER_SECONDS
     nbytes = 0
     for chunk in chunks:
-        found = found + chunk if found else chunk
-        if len(found) >= enough or time.monotonic() > ends:
-            return found, True
-        nbytes += sum([len(event.payload) + len(event.metadata or b"") for event in chunk])
-        if nbytes >= CHUNK_BYTES:
-            return found, True
-    return found, False
+        reads_files = chunk is READS_FILES
+        if chunk:
+            if not found:
+                # What it was made from may have been decoded for it alone: then it is not the only one.
+                ends = time.monotonic() + _TOGETHER_SECONDS
+            found = found + chunk if found else chunk
+            nbytes += sum([len(event.payload) + len(event.metadata or b"") for event in chunk])
+        if len(found) >= enough or nbytes >= CHUNK_BYTES or time.monotonic() > ends:
+            return found, reads_files, True
+    return found, False, False

@@ -212,6 +212,11 @@ class SegmentReader:
         table: pa.Table = self._read(lambda: _parquet(mapped).read(columns=list(names), use_threads=False))
         return table
 
+    @property
+    def is_obsolete(self) -> bool:
+        """Whether only those read it who did so before it was replaced."""
+        return self._files.obsolete
+
     def mark_obsolete(self) -> None:
         """No manifest names the segment any more: its files go once this reader is closed or nobody has it."""
         self._files.obsolete = True

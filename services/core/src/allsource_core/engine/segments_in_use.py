@@ -46,8 +46,7 @@ class SegmentsInUse:
     @property
     def nbytes(self) -> int:
         """Of what is held decoded, in bytes."""
-        with self._lock:
-            return sum([each.nbytes for _, each in self._held()])
+        return sum([decoded.nbytes for _, decoded in self._held()])
 
     def open(self, reader: SegmentReader) -> SegmentInUse:
         """The segment of a reader, decoded; all reads of it share it. Raises what `SegmentReader.decode` does."""
@@ -62,18 +61,22 @@ class SegmentsInUse:
     def decode(self, segment: SegmentInUse, reader: SegmentReader) -> DecodedSegment:
         """Decode a segment, hold it, and let go of those that there is no room for beside it."""
         decoded = self._cache.get(reader)
-        with self._lock:
-            segment._held = decoded
-            segment._last_step = time.monotonic()
-            others = [pair for pair in self._held() if pair[0] is not segment]
-            excess = decoded.nbytes + sum([each.nbytes for _, each in others]) - self._bytes_max
-            if excess > 0:
-                self._let_go(others, excess)
+        segment._held = decoded
+        segment._last_step = time.monotonic()
+        self.trim(segment)
         return decoded
 
-    def _let_go(self, others: list[tuple[SegmentInUse, DecodedSegment]], excess: int) -> None:
+    def trim(self, keep: SegmentInUse | None = None) -> None:
+        """Let go of what is beyond the bound, but for what may be read from just now: to be called again soon."""
+        held = self._held()
+        excess = sum([decoded.nbytes for _, decoded in held]) - self._bytes_max
+        if excess <= 0:
+            return
         now = time.monotonic()
-        idle = [pair for pair in others if pair[0]._last_step < now - _STEP_SECONDS]
+        if keep is None:
+            # However large it is, one stays.
+            keep = max(held, key=lambda pair: pair[0]._last_step)[0]
+        idle = [pair for pair in held if pair[0] is not keep and pair[0]._last_step < now - _STEP_SECONDS]
         idle.sort(key=lambda pair: pair[0]._last_step)
         while excess > 0 and idle:
             # Were it always the one that was read from longest ago, many readers in turn would find none held.
@@ -82,9 +85,9 @@ class SegmentsInUse:
             excess -= decoded.nbytes
 
     def _held(self) -> list[tuple[SegmentInUse, DecodedSegment]]:
-        """Under the lock."""
-        found = [reference() for reference in self._segments.valuerefs()]
-        return [(each, each._held) for each in found if each is not None and each._held is not None]
+        # Without the lock: what is given up here may be the last of a segment, whose files go then.
+        found = [(each, each._held) for reference in self._segments.valuerefs() if (each := reference()) is not None]
+        return [(segment, decoded) for segment, decoded in found if decoded is not None]
 
 
 class SegmentInUse:

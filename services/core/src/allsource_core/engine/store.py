@@ -189,7 +189,8 @@ class EventStore:
 
         Raises:
             StoreClosedError: the store was closed.
-            CorruptionError, OSError: while iterating, if stored bytes are damaged or can't be read.
+            CorruptionError, OSError: while iterating, if stored bytes are damaged or can't be read. What the iterator
+                gives after that, if anything, is not the rest.
         """
         return chain.from_iterable(self.read_chunks(tenant_id, query))
 
