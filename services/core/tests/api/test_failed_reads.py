@@ -6,10 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import httpx
+import pytest
 
 from allsource_core.engine import EventStore, NewEvent, Raw, StoreOptions
 
-from .service import EVENTS, NDJSON, QUERY, Core
+from .service import EVENTS, NDJSON, QUERY, Core, bearer
 from .test_removals import ENTITIES, accepted, finished
 
 # The second segment can't be read for as long as a file is there. Nothing is collected but what nobody holds.
@@ -60,6 +61,17 @@ def broken_off(client: httpx.Client) -> None:
         raise AssertionError("the stream is whole")
 
 
+OLD = "\r\n".join(
+    [
+        f"GET {QUERY} HTTP/1.0",
+        f"Accept: {NDJSON['Content-Type']}",
+        f"Authorization: {bearer()['Authorization']}",
+        "",
+        "",
+    ]
+).encode()
+
+
 def test_after_failed_reads_removals_come_to_their_end(start: Callable[..., Core], tmp_path: Path):
     event_id = filled(tmp_path / "data")
     fail = tmp_path / "fail"
@@ -79,6 +91,9 @@ def test_after_failed_reads_removals_come_to_their_end(start: Callable[..., Core
             ):
                 assert failed.status_code == 500, (failed.request.url, failed.text)
             broken_off(client)
+            # Such an answer ends where its connection does.
+            with pytest.raises(ConnectionResetError):
+                core.send(OLD)
             fail.unlink()
         finished(client, accepted(client.delete(f"{ENTITIES}/second"), "remove_entity"))
-    assert core.log.count("answer_broken_off") == 2
+    assert core.log.count("answer_broken_off") == 4

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from typing import Final
 
 import structlog
-from aiohttp import hdrs
+from aiohttp import HttpVersion11, hdrs
 from aiohttp.web import BaseRequest, HTTPException, StreamResponse
 
 from allsource_core.api.admission import Admission
@@ -110,16 +110,14 @@ class Dispatcher:
             raise
         except ConnectionError:
             # The caller is gone, or has stopped reading: there is nobody to answer.
-            if request.transport is not None:
-                break_off(request.transport)
+            _end(request)
             raise
         except Exception as error:
             if request.writer.output_size > 0:
                 # The answer has begun: a second one inside it would be read as a part of it. Break it off.
                 structlog.get_logger().error("answer_broken_off", operation=operation, exc_info=error)
                 status = 500
-                if request.transport is not None:
-                    break_off(request.transport)
+                _end(request)
                 raise ConnectionResetError from error
             response = self._refuse(error, ids)
             if call is not None:
@@ -175,6 +173,17 @@ class Dispatcher:
                 status=status,
                 duration_ms=round(seconds * 1000, 3),
             )
+
+
+def _end(request: BaseRequest) -> None:
+    """Break an answer off, with what was sent of it. One of HTTP/1.0 ends where its connection does: only a reset says
+    that it did not.
+    """
+    if request.transport is not None:
+        if request.version < HttpVersion11:
+            break_off(request.transport)
+        else:
+            request.transport.abort()
 
 
 async def _send_counted(call: Call, response: JsonResponse) -> None:
