@@ -12,21 +12,16 @@ from typing import Any
 import duckdb
 import msgspec
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allsource_core.engine import segment_writer
-from allsource_core.engine.decoded_cache import DecodedCache
 from allsource_core.engine.decoded_segment import DecodedSegment
 from allsource_core.engine.errors import CorruptionError
 from allsource_core.engine.events import Event
-from allsource_core.engine.filenames import StorePaths
 from allsource_core.engine.filesystem import LocalFilesystem
-from allsource_core.engine.hashes import Hasher
-from allsource_core.engine.markers import Marker
 from allsource_core.engine.queries import EventQuery
 from allsource_core.engine.segment_format import ERASED, EVENT, REMOVED, SCHEMA, SEGMENT_ROWS_MAX, SHORTENED
 from allsource_core.engine.segment_index import build_index
@@ -34,113 +29,7 @@ from allsource_core.engine.segment_reader import OpenFiles, SegmentReader
 from allsource_core.engine.segment_writer import write_segment
 from allsource_core.engine.tenants import TenantKey
 
-HASHER = Hasher(b"k" * 32)
-TENANT = TenantKey(1, "tenant-1")
-START = 1_700_000_000_000_000
-
-
-class Row(msgspec.Struct, frozen=True):
-    """A row of a segment as a test thinks of it."""
-
-    tenant: int
-    entity_id: str
-    version: int
-    position: int
-    kind: int = EVENT
-    event_type: str = "order.placed"
-    payload: str = "{}"
-    metadata: str | None = None
-    tags: tuple[str, ...] = ()
-    timestamp: int | None = None
-    recorded_at: int = START
-    event_id: bytes | None = None
-
-    @property
-    def tenant_id(self) -> str:
-        return f"tenant-{self.tenant}"
-
-    def event(self) -> Event:
-        return Event(
-            self.event_type,
-            self.entity_id,
-            self.tenant_id,
-            self.payload.encode(),
-            None if self.metadata is None else self.metadata.encode(),
-            self.tags,
-            self.recorded_at if self.timestamp is None else self.timestamp,
-            self.recorded_at,
-            self.version,
-            self.position,
-            self.event_id,
-            self.kind == ERASED,
-        )
-
-    def marker(self) -> Marker:
-        return Marker(self.version, self.position, self.kind, self.payload.encode(), self.recorded_at)
-
-
-def table_of(rows: Sequence[Row]) -> pa.Table:
-    columns: dict[str, list[Any]] = {
-        name: [getattr(row, name) for row in rows] for name in SCHEMA.names if name != "tags"
-    }
-    columns["tags"] = [list(row.tags) or None for row in rows]
-    return pa.table(columns, schema=SCHEMA)
-
-
-class Segment:
-    """A segment in a directory, with the rows that it was made from."""
-
-    def __init__(self, root: Path, rows: Sequence[Row], file: int = 1, open_files: OpenFiles | None = None) -> None:
-        self.paths = StorePaths(root)
-        self.paths.segments.mkdir(exist_ok=True)
-        self.path, self.index_path = self.paths.segment(file), self.paths.segment_index(file)
-        self.rows = sorted(rows, key=lambda row: (row.tenant, row.entity_id.encode(), row.version, row.kind))
-        self.by_position = sorted((row for row in rows if row.kind < SHORTENED), key=lambda row: row.position)
-        self.open_files = OpenFiles() if open_files is None else open_files
-        self.entry = write_segment(
-            table_of(rows),
-            file=file,
-            segment_path=self.path,
-            index_path=self.index_path,
-            filesystem=LocalFilesystem(),
-            hasher=HASHER,
-            first_position=min(row.position for row in rows),
-            last_position=max(row.position for row in rows),
-            removals_through=7,
-        )
-
-    def reader(self) -> SegmentReader:
-        return SegmentReader(self.entry, self.paths, HASHER, self.open_files)
-
-
-def usual_rows(count: int, entities: int = 7, tenants: int = 2) -> list[Row]:
-    """Events as they arrive: each entity has a version after the other; every third one has all that is optional."""
-    versions: dict[tuple[int, str], int] = {}
-    rows = []
-    for number in range(count):
-        key = (number % tenants + 1, f"entity-{number % entities}")
-        versions[key] = versions.get(key, 0) + 1
-        optional: dict[str, Any] = {}
-        if number % 3 == 0:
-            optional = {
-                "metadata": f'{{"user":{number}}}',
-                "tags": ("third", f"tag-{number % 5}"),
-                "timestamp": START - number,
-                "event_id": number.to_bytes(16, "big"),
-            }
-        rows.append(
-            Row(
-                *key,
-                versions[key],
-                number + 1,
-                event_type=f"type-{number % 4}",
-                payload=f'{{"n":{number}}}',
-                recorded_at=START + number // 10,
-                **optional,
-            )
-        )
-    return rows
-
+from .segment_rows import HASHER, START, TENANT, Row, Segment, table_of, usual_rows
 
 names = st.text(st.characters(exclude_categories=["Cc", "Cs"]), min_size=1, max_size=6)
 
@@ -516,85 +405,3 @@ def test_threads_read_one_segment_at_once(tmp_path: Path) -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
-
-
-class CountingReader:
-    """Stands for a reader: counts how often it decodes, and waits until it may."""
-
-    def __init__(self, reader: SegmentReader, *, may: bool = True) -> None:
-        self.entry = reader.entry
-        self.is_obsolete = False
-        self._reader = reader
-        self.may = threading.Event()
-        self.count = 0
-        if may:
-            self.may.set()
-
-    def decode(self) -> Any:
-        self.count += 1
-        assert self.may.wait(30)
-        return self._reader.decode()
-
-
-def counting(tmp_path: Path, count: int, *, may: bool = True) -> list[Any]:
-    return [
-        CountingReader(Segment(tmp_path, usual_rows(1000), number).reader(), may=may) for number in range(1, count + 1)
-    ]
-
-
-def test_the_cache_keeps_the_segments_used_last_within_its_bound(tmp_path: Path) -> None:
-    readers = counting(tmp_path, 4)
-    size = readers[0].decode().nbytes
-    cache = DecodedCache(size * 2 + size // 2)
-    for number in (0, 1, 0, 2, 0, 1):
-        assert len(cache.get(readers[number])) == 1000
-        assert cache.nbytes <= size * 2.5
-    assert [reader.count for reader in readers] == [2, 2, 1, 0]
-    cache.drop(1)
-    cache.get(readers[0])
-    assert readers[0].count == 3
-    small = DecodedCache(10)
-    assert len(small.get(readers[3])) == 1000
-    assert small.nbytes == 0
-    cache.close()
-    assert cache.nbytes == 0
-
-
-def test_those_who_want_one_segment_wait_for_one_decoding(tmp_path: Path) -> None:
-    (reader,) = counting(tmp_path, 1, may=False)
-    cache = DecodedCache(10**9)
-    found: list[Any] = []
-    threads = [threading.Thread(target=lambda: found.append(cache.get(reader))) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    reader.may.set()
-    for thread in threads:
-        thread.join()
-    assert reader.count == 1
-    assert len({id(segment) for segment in found}) == 1
-
-
-def test_a_prefetched_segment_is_decoded_once(tmp_path: Path) -> None:
-    first, second = counting(tmp_path, 2, may=False)
-    cache = DecodedCache(10**9)
-    cache.prefetch(first)
-    cache.prefetch(first)
-    cache.prefetch(second)  # one at a time
-    first.may.set()
-    second.may.set()
-    assert len(cache.get(first)) == len(cache.get(second)) == 1000
-    assert (first.count, second.count) == (1, 1)
-    cache.close()
-    cache.prefetch(first)
-    assert first.count == 1
-
-
-def test_damage_reaches_whoever_asks_the_cache_every_time(tmp_path: Path) -> None:
-    segment = Segment(tmp_path, usual_rows(100))
-    segment.path.unlink()
-    cache = DecodedCache(10**9)
-    cache.prefetch(segment.reader())
-    for _ in range(2):
-        with pytest.raises(CorruptionError):
-            cache.get(segment.reader())
-    cache.close()
