@@ -13,7 +13,7 @@ from allsource_core.engine.filesystem import FILE_MODE
 
 __all__ = ["StoreLock"]
 
-_SECONDS_MAX: Final = 0.5
+_SECONDS_MAX: Final = 2.0
 
 
 class StoreLock:
