@@ -6,6 +6,7 @@ import os
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,9 @@ _EVENTS: Final = 10_000_000
 _EVENTS_SMALL: Final = 20_000
 _FULL_SEGMENTS: Final = 1_000_000
 """From so many events on segments are as large as they are in a service."""
+
+_options: Final = partial(StoreOptions, wait_seconds_max=120.0)
+"""Where sealing is slow, appends wait for it: that is to be measured, not refused."""
 
 
 class Growth(msgspec.Struct, frozen=True):
@@ -54,12 +58,10 @@ class Growth(msgspec.Struct, frozen=True):
     def from_arguments(cls) -> Growth:
         """Of the command line and the environment."""
         if is_small():
-            options = StoreOptions(segment_rows_max=_EVENTS_SMALL // 8, log_file_bytes_max=1024 * 1024)
+            options = _options(segment_rows_max=_EVENTS_SMALL // 8, log_file_bytes_max=1024 * 1024)
             return cls(True, _EVENTS_SMALL, _EVENTS_SMALL // 10, options, 1, 50)
         events = int(os.environ.get(_EVENTS_VARIABLE, _EVENTS)) // BATCH * BATCH
-        options = (
-            StoreOptions() if events >= _FULL_SEGMENTS else StoreOptions(segment_rows_max=max(events // 8, 2 * BATCH))
-        )
+        options = _options() if events >= _FULL_SEGMENTS else _options(segment_rows_max=max(events // 8, 2 * BATCH))
         return cls(False, events, events // 10, options, 5, 1000)
 
     def firsts(self) -> range:

@@ -56,7 +56,7 @@ class Size(msgspec.Struct, frozen=True):
     @classmethod
     def of(cls, *, small: bool) -> Size:
         if small:
-            return cls(20_000, 2000, 1, 1, 0, 40, 20, 4, StoreOptions(segment_rows_max=5000))
+            return cls(20_000, 2000, 1, 1, 0, 40, 20, 4, StoreOptions(segment_rows_max=5000, wait_seconds_max=120))
         return cls(1_000_000, 100_000, 4, 5, 1, 2000, 1000, 100, StoreOptions())
 
 
