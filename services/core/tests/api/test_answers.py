@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 from email.utils import parsedate_to_datetime
 
 import pytest
@@ -16,7 +15,7 @@ BODY = b'{"event_type":"a","entity_id":"answers","payload":1}'
 
 def exchange(core: Core, *requests: bytes) -> bytes:
     """Everything that comes back until the service hangs up."""
-    with socket.create_connection(("127.0.0.1", core.port), timeout=10) as connection:
+    with core.connect() as connection:
         connection.sendall(b"".join(requests))
         received = b""
         while chunk := connection.recv(65536):

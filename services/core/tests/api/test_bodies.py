@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import json
-import socket
 import zlib
 from collections.abc import Callable, Iterator
 
@@ -61,7 +60,7 @@ class TestSize:
         """Also of a packed one, and before anybody is known: the end of it is never sent."""
         head = f"POST {LOGIN} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
         head += f"Transfer-Encoding: chunked\r\nContent-Encoding: {encoding}\r\n\r\n"
-        with socket.create_connection(("127.0.0.1", core.port), timeout=30) as connection:
+        with core.connect() as connection:
             connection.sendall(head.encode() + b"%x\r\n%b\r\n" % (70_000, gzip.compress(b"").ljust(70_000)))
             refusal(receive(connection), 413, "body_too_large")
 
@@ -183,7 +182,7 @@ class TestMediaType:
 def test_a_body_that_takes_too_long_is_refused(start: Callable[..., Core]):
     core = start(environ={"ALLSOURCE_SERVER__BODY_TIMEOUT_SECONDS": "0.2"}).ready()
     head = f"POST {EVENTS} HTTP/1.1\r\nHost: x\r\nAuthorization: {bearer()['Authorization']}\r\n"
-    with socket.create_connection(("127.0.0.1", core.port), timeout=30) as connection:
+    with core.connect() as connection:
         connection.sendall((head + "Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{").encode())
         refusal(receive(connection), 408, "request_timeout")
 

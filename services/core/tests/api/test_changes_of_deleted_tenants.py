@@ -72,7 +72,7 @@ class Service:
     def _slow(self, inner: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **named: Any) -> Any:
             self.begun.release()
-            assert self.gate.wait(10)
+            assert self.gate.wait(60)
             return inner(*args, **named)
 
         return call
@@ -101,10 +101,10 @@ class Service:
             await self.tenants.begin_deletion("acme")
 
     async def has_begun(self) -> None:
-        assert await asyncio.to_thread(self.begun.acquire, timeout=10)
+        assert await asyncio.to_thread(self.begun.acquire, timeout=60)
 
     async def drained(self) -> bool:
-        return await self.ledger.drained("acme", 30)
+        return await self.ledger.drained("acme", 60)
 
 
 @pytest.fixture

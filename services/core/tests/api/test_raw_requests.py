@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 
 import httpx
 import pytest
@@ -158,7 +157,7 @@ def test_head_has_no_body_and_leaves_the_connection_in_step(
     core: Core, admin: httpx.Client, entity: str, path: bytes, accept: bytes, status: int
 ):
     admin.post(EVENTS, json={"event_type": "a", "entity_id": entity, "payload": 1})
-    with socket.create_connection(("127.0.0.1", core.port), timeout=30) as connection:
+    with core.connect() as connection:
         connection.sendall(b"HEAD " + path + b" HTTP/1.1\r\n" + AUTHORIZED + b"Accept: " + accept + b"\r\n\r\n")
         connection.sendall(b"GET /health/live HTTP/1.1\r\nHost: x\r\n\r\n")
         received = b""
@@ -172,7 +171,7 @@ def test_head_has_no_body_and_leaves_the_connection_in_step(
 
 def test_a_body_is_asked_for_where_the_caller_waits_to_be_asked(core: Core, admin: httpx.Client, entity: str):
     body = json.dumps({"event_type": "a", "entity_id": entity, "payload": 1}).encode()
-    with socket.create_connection(("127.0.0.1", core.port), timeout=30) as connection:
+    with core.connect() as connection:
         head = b"POST " + EVENTS.encode() + b" HTTP/1.1\r\n" + AUTHORIZED + b"Content-Type: application/json\r\n"
         connection.sendall(head + b"Expect: 100-continue\r\nContent-Length: %d\r\n\r\n" % len(body))
         assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -220,10 +219,10 @@ def test_a_caller_who_hangs_up_leaves_no_error_in_the_log(core: Core, admin: htt
     head = b"POST " + EVENTS.encode() + b" HTTP/1.1\r\n" + AUTHORIZED + b"Content-Type: application/json\r\n"
     before = last_position(admin)
     for data in (head, head + b"Content-Length: 10\r\n\r\n{", head + b"Transfer-Encoding: chunked\r\n\r\n5\r\n{"):
-        with socket.create_connection(("127.0.0.1", core.port), timeout=30) as connection:
+        with core.connect() as connection:
             connection.sendall(data)
     for _ in range(5):
-        with socket.create_connection(("127.0.0.1", core.port), timeout=30) as connection:
+        with core.connect() as connection:
             connection.sendall(
                 b"GET " + QUERY.encode() + b" HTTP/1.1\r\nAccept: application/x-ndjson\r\n" + AUTHORIZED + b"\r\n"
             )

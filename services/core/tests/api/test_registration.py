@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import socket
 import subprocess
 import sys
 import time
@@ -275,7 +274,7 @@ def test_who_is_no_administrator_any_more_when_the_body_is_there_registers_nobod
         second = sign_in(core, "second", NEW)["Authorization"]
         body = json.dumps(wanted("third", role="admin")).encode()
         head = f"POST {REGISTER} HTTP/1.1\r\nHost: x\r\nAuthorization: {second}\r\nContent-Type: application/json\r\n"
-        with socket.create_connection(("127.0.0.1", core.port), timeout=30) as connection:
+        with core.connect() as connection:
             connection.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body[:5])
             # Answered after the head of the other: that one has been let in.
             until(lambda: root.get(f"/api/v1/auth/users/{made['user_id']}").status_code == 200)

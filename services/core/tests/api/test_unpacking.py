@@ -111,12 +111,12 @@ async def test_it_waits_for_no_thread_that_does_something_else():
     begun, done = threading.Event(), threading.Event()
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(1))
-    busy = asyncio.ensure_future(asyncio.to_thread(lambda: (begun.set(), done.wait(30))))
+    busy = asyncio.ensure_future(asyncio.to_thread(lambda: (begun.set(), done.wait(120))))
     try:
         while not begun.is_set():
             await asyncio.sleep(0)
         calls = Calls(4 * BODY_BYTES_MAX)
-        assert await asyncio.wait_for(calls.bodies.read(calls.make(gzip.compress(b"{}"))), 25) == b"{}"
+        assert await asyncio.wait_for(calls.bodies.read(calls.make(gzip.compress(b"{}"))), 60) == b"{}"
     finally:
         done.set()
         await busy
