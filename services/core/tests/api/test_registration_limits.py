@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
 
+from allsource_core.api import registration
 from allsource_core.api.registration import RegistrationRoutes
 from allsource_shared.problems import ApiError
+
+
+@pytest.fixture(autouse=True)
+def one_moment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens flow in while a test is held up."""
+    monkeypatch.setattr(registration, "time", SimpleNamespace(monotonic=lambda: 1000.0))
 
 
 def admitted(*addresses: str) -> int:
