@@ -96,7 +96,6 @@ class TestMetrics:
             return after[name] - before.get(name, 0)
 
         assert grown("allsource_events_ingested_total") == 1
-        assert grown("allsource_storage_events_total") == 1
         assert grown('allsource_queries_total{query_type="page"}') == 1
         ok = 'allsource_http_requests_total{method="POST",operation="append_event",status="201"}'
         bad = 'allsource_http_requests_total{method="POST",operation="append_event",status="400"}'

@@ -52,7 +52,7 @@ def test_a_reader_who_leaves_in_the_middle_of_a_stream_is_no_failure(core: Core,
     request = f"GET {QUERY}?entity_id={entity} HTTP/1.1\r\nHost: x\r\nAccept: application/x-ndjson\r\n"
     request += "".join(f"{name}: {value}\r\n" for name, value in bearer().items()) + "\r\n"
     for _ in range(5):
-        with socket.create_connection(("127.0.0.1", core.port)) as connection:
+        with core.connect() as connection:
             connection.sendall(request.encode())
             connection.recv(1000)
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\0\0\0\0\0\0\0")
@@ -60,14 +60,24 @@ def test_a_reader_who_leaves_in_the_middle_of_a_stream_is_no_failure(core: Core,
     assert '"status":500' not in core.log
 
 
+# A core in which nobody stops waiting for a position because the time is over.
+PATIENT = """
+import sys
+from allsource_core import __main__ as entry
+from allsource_core.engine import EventStore
+
+wait = EventStore.wait_for_position_async
+EventStore.wait_for_position_async = lambda store, position, seconds: wait(store, position, 100 * seconds)
+sys.exit(entry.main())
+"""
+
+
 def test_only_so_many_of_a_tenant_wait_for_a_position(start: Start):
-    core = start().ready()
+    core = start(program=("-c", PATIENT)).ready()
     ask = f"GET {QUERY}?min_position=1000000&wait_ms=30000 HTTP/1.1\r\nHost: x\r\n"
     ask += f"Authorization: {bearer()['Authorization']}\r\n\r\n"
     with contextlib.ExitStack() as stack, core.client() as client:
-        callers = [
-            stack.enter_context(socket.create_connection(("127.0.0.1", core.port), timeout=30)) for _ in range(110)
-        ]
+        callers = [stack.enter_context(core.connect()) for _ in range(110)]
         for caller in callers:
             caller.sendall(ask.encode())
         answered: list[socket.socket] = []
@@ -104,4 +114,7 @@ def test_figures_leave_out_what_is_the_stores_own(start: Start):
         body = {"event_type": "a", "entity_id": "b", "payload": 1}
         client.post(EVENTS, json=body).raise_for_status()
         figures = client.get("/health").json()["store"]
+        text = client.get("/metrics").text
     assert (figures["events"], figures["entities"]) == (1, 1)
+    assert "allsource_storage_events_total 1.0\n" in text
+    assert "allsource_storage_entities_total 1.0\n" in text
