@@ -15,7 +15,7 @@ import pytest
 from allsource_core.engine import EventStore, NewEvent, Raw, StoreOptions
 
 from .seeding import OTHER_TENANT
-from .service import NDJSON, QUERY, Core, bearer, receive, refusal, until
+from .service import NDJSON, PATIENCE_SECONDS, QUERY, Core, bearer, receive, refusal, until
 
 MEBIBYTE = 1024 * 1024
 STREAM_BYTES = 3 * MEBIBYTE
@@ -32,6 +32,10 @@ import gc, signal, sys
 from collections import Counter
 from pathlib import Path
 from allsource_core import __main__ as entry
+from allsource_core.api import http_server
+
+# Nobody is given up for stalling while others come.
+http_server._WRITE_SECONDS_MAX = 600
 
 def count(*_):
     found = Counter(type(each).__name__ for each in gc.get_objects())
@@ -59,7 +63,7 @@ def stalled(core: Core) -> Iterator[socket.socket]:
     """The connection of a reader that has seen an answer begin."""
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 * 1024)
-        connection.settimeout(30)
+        connection.settimeout(PATIENCE_SECONDS)
         connection.connect(("127.0.0.1", core.port))
         connection.sendall(ask())
         # Of the head, and of the first event: by then its segment is in memory.
@@ -101,7 +105,7 @@ def lines_left(connection: socket.socket) -> int:
 
 
 def lines_of_all(core: Core) -> int:
-    with socket.create_connection(("127.0.0.1", core.port), timeout=30) as connection:
+    with core.connect() as connection:
         connection.sendall(ask())
         return len(receive(connection).text.splitlines())
 
