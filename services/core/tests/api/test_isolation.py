@@ -354,6 +354,7 @@ def _texts(content: bytes | None) -> list[str]:
 
 
 def test_what_another_tenant_has_refuses_no_append(readers: Worlds):
+    within_an_hour()
     client, one, other = readers
     own = one.callers["developer"]
     names = {name: other.ids[name] for name in ("entity_id", "event_type", "tag")}

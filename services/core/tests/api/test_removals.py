@@ -5,14 +5,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import httpx
 import pytest
 
-from ..engine.data_directory import contents_of
+from ..engine.data_directory import files_with
 from .service import BATCH, EVENTS, QUERY, Core, bearer, last_position, new_tenant, places, refusal
 
 ENTITIES = "/api/v1/entities"
@@ -71,22 +70,18 @@ def finished(client: httpx.Client, operation: dict[str, Any]) -> dict[str, Any]:
     return dict(now)
 
 
-def files_with(core: Core, text: str) -> list[Path]:
-    return [path for path, content in contents_of(core.data) if text.encode() in content]
-
-
 class TestEntities:
     def test_a_removed_entity_can_not_be_read_and_its_bytes_go(self, core: Core, admin: httpx.Client, entity: str):
         fill(admin, entity)
         other = fill(admin, f"{entity}-other")
-        assert files_with(core, f"secret of {entity}")
+        assert files_with(core.data, f"secret of {entity}".encode())
         before = last_position(admin)
         operation = accepted(admin.delete(f"{ENTITIES}/{entity}"), "remove_entity")
         assert operation["position"] == before + 1
         assert operation["result"] == {"entity_id": entity, "version": 3, "events_removed": 3}
         assert numbers(admin, entity) == []
         finished(admin, operation)
-        assert files_with(core, f'secret of {entity}"') == []
+        assert files_with(core.data, f'secret of {entity}"'.encode()) == []
         assert numbers(admin, f"{entity}-other") == [0, 1, 2]
         assert admin.get(f"{EVENTS}/{other[0]}").status_code == 200
 
