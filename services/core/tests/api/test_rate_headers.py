@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from allsource_core.api.rate_headers import rate_lines
@@ -17,6 +17,8 @@ from allsource_core.tenancy.rate_limits import Rate, RateLimit, RateLimiter
     shares=st.lists(st.floats(0, 1), min_size=1, max_size=30),
     steps=st.lists(st.integers(0, 3), max_size=30),
 )
+# So large that a full bucket and one that lacks next to nothing are a token apart.
+@example(limit=RateLimit(1, 2**28), shares=[2**-52, 2**-1022], steps=[])
 def test_what_is_told_is_what_the_bucket_has(limit: RateLimit, shares: list[float], steps: list[int]):
     rate = Rate(limit)
     seconds = [share * limit.burst * rate.token_seconds for share in shares]

@@ -27,8 +27,8 @@ def rate_lines(rate: Rate, seconds: float) -> str:
         remaining, reset = rate.tokens(seconds), ceil(seconds)
         rate.told = _lines(rate.burst, remaining, reset)
         # Never for less than nothing, which is a refusal.
-        rate.told_above = max(0.0, reset - 1.0, rate.seconds(remaining + 1))
-        rate.told_up_to = min(float(reset), rate.seconds(remaining))
+        rate.told_above = max(0.0, reset - 1.0, rate.seconds(remaining + 1) + rate.blur)
+        rate.told_up_to = min(float(reset), rate.seconds(remaining) - rate.blur)
     return rate.told
 
 

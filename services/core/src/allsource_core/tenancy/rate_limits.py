@@ -39,12 +39,13 @@ class Rate:
         burst: tokens that a bucket holds.
         token_seconds: in which a token flows in.
         seconds_max: that an empty bucket takes to fill, and what a sum may be off.
+        blur: seconds that `tokens` and `seconds`, of all the tokens that there may be, are off each other at most.
         told: what callers were told last of how their bucket stands.
         told_above, told_up_to: of buckets that are full in so many seconds, the same is to be told.
     """
 
     __slots__ = (
-        *("_per_second", "_rounding", "burst", "limit", "seconds_max", "token_seconds"),
+        *("_per_second", "_rounding", "blur", "burst", "limit", "seconds_max", "token_seconds"),
         *("told", "told_above", "told_up_to"),
     )
 
@@ -55,6 +56,8 @@ class Rate:
         self.seconds_max = limit.burst * self.token_seconds + _ROUNDING
         self._per_second = limit.requests_per_minute / 60
         self._rounding = limit.burst + min(_ROUNDING * self._per_second, 0.5)
+        # Two roundings each, of half a unit in the last of 53 places, and as much again.
+        self.blur = limit.burst * 2.0**-50 / self._per_second
         self.told = ""
         self.told_above = self.told_up_to = 0.0
 
