@@ -77,8 +77,10 @@ class MaintenanceFigures:
 
 def store_stats(parts: OpenStore) -> StoreStats:
     """Count what is counted already."""
-    memory, manifest, path = parts.sequencer.memory, parts.catalog.manifest, parts.path
-    tables = memory.tables
+    memory, path = parts.sequencer.memory, parts.path
+    with path.lock:
+        # An event is in one of them, and becomes one of the other's under the lock.
+        tables, manifest, sealed_through = memory.tables, parts.catalog.manifest, memory.sealed_through
     numbers = [number for number, tenant_id in parts.sequencer.numbers.items() if not tenant_id.startswith("_")]
     events = sum(entry.events for entry in manifest.segments)
     entities = sum(entry.entries for entry in manifest.key_files if entry.kind == "entities")
@@ -104,7 +106,7 @@ def store_stats(parts: OpenStore) -> StoreStats:
         memory_events=sum(map(len, tables)),
         memory_bytes=sum(table.bytes for table in tables),
         in_use_bytes=parts.in_use.nbytes,
-        sealed_through=memory.sealed_through,
+        sealed_through=sealed_through,
         removals_pending=len(parts.catalog.pending_removals()),
         segments_sealed=figures.segments_sealed if figures is not None else 0,
         compactions=figures.compactions if figures is not None else 0,
