@@ -21,7 +21,19 @@ from hypothesis import strategies as st
 from allsource_shared.core_routes import CORE_ROUTES
 from allsource_shared.routes import Route
 
-from .service import BATCH, EVENTS, JSON, QUERY, Core, bearer, new_tenant, refusal, until, within_an_hour
+from .service import (
+    BATCH,
+    EVENTS,
+    JSON,
+    QUERY,
+    Core,
+    bearer,
+    delete_tenant,
+    new_tenant,
+    refusal,
+    until,
+    within_an_hour,
+)
 from .tenant_worlds import CLIENT_IDS, ENTITIES, TAGS, TIMES, TYPES, Headers, World
 
 PUBLIC: Final = "everybody's, and of no tenant"
@@ -385,7 +397,7 @@ def test_what_another_tenant_has_refuses_no_append(readers: Worlds):
 def test_a_tenant_with_the_id_of_a_deleted_one_sees_nothing_of_it(client: httpx.Client):
     first = World(client, f"t-{uuid.uuid4()}")
     stale = dict(first.callers)
-    client.delete(f"/api/v1/tenants/{first.tenant_id}", headers=bearer()).raise_for_status()
+    delete_tenant(client, first.tenant_id)
     second = World(client, first.tenant_id)
     del stale["admin"]
     for headers in stale.values():
