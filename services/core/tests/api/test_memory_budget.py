@@ -225,8 +225,10 @@ def test_who_reads_no_answer_of_any_size_is_given_up(start: Callable[..., Core],
         with contextlib.suppress(ConnectionError):
             while not (events := dict(watched.poll(100)).get(reader.fileno(), 0)) & select.POLLHUP:
                 assert time.monotonic() < deadline
-                if events & select.POLLOUT:
-                    left = left[reader.send(left) :] or ask
+                # The kernel may be short of memory for it all the same.
+                with contextlib.suppress(BlockingIOError):
+                    if events & select.POLLOUT:
+                        left = left[reader.send(left) :] or ask
         until(lambda: held(client) == 0)
         until(lambda: (answered(client, 499) > 0) == (target != "/nope"))
 
