@@ -12,7 +12,13 @@ from allsource_core.engine.maintenance import Maintenance
 from allsource_core.engine.manifest import Manifest, read_manifest
 
 OPTIONS = StoreOptions(
-    maintenance="thread", segment_rows_max=50, log_file_bytes_max=2048, removal_seconds=0, reserve_bytes=0
+    maintenance="thread",
+    segment_rows_max=50,
+    log_file_bytes_max=2048,
+    removal_seconds=0,
+    reserve_bytes=0,
+    # Whoever waits for sealing gets room, however slow the disk is.
+    wait_seconds_max=600,
 )
 
 

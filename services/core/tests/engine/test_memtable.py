@@ -229,7 +229,8 @@ def test_memtables_that_became_segments_are_let_go_of_from_the_oldest() -> None:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EventStore]:
     """5,000 events of 7 entities, every third one tagged; the first 2,000 of them in other memtables."""
-    options = StoreOptions(maintenance="thread", reserve_bytes=0)
+    # The third append may have to wait until one of those memtables is sealed.
+    options = StoreOptions(maintenance="thread", reserve_bytes=0, wait_seconds_max=600)
     with EventStore.open(tmp_path_factory.mktemp("scan") / "s", options=options) as opened:
         for begin in range(0, 5000, 1000):
             opened.append(
