@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import itertools
 import os
 import threading
@@ -100,8 +101,12 @@ def jobs(monkeypatch: pytest.MonkeyPatch) -> Iterator[Jobs]:
 
 def test_free_space_is_looked_at_while_a_job_of_maintenance_takes_long(tmp_path: Path, jobs: Jobs) -> None:
     filesystem = FaultyFilesystem(free=1024 * MEBIBYTE)
-    options = msgspec.structs.replace(SMALL, reserve_bytes=16 * MEBIBYTE)
+    # However many events are taken until somebody looks, they wait for no room: there is none while the job goes on.
+    options = msgspec.structs.replace(SMALL, reserve_bytes=16 * MEBIBYTE, segment_rows_max=100_000)
     with open_store(tmp_path / "s", options=options, filesystem=filesystem) as store:
+        watch = store._parts.disk_watch
+        assert watch is not None
+        assert watch._thread is not None
         store.append(TENANT, [new_event("gone")])
         jobs.may.clear()
         store._parts.path.freeze()
@@ -117,7 +122,7 @@ def test_free_space_is_looked_at_while_a_job_of_maintenance_takes_long(tmp_path:
         filesystem.free = 1024 * MEBIBYTE
         wait_until("appends are not taken again", lambda: accepts(store))
         jobs.may.set()
-    assert "allsource-disk-watch" not in {thread.name for thread in threading.enumerate()}
+    assert not watch._thread.is_alive()
 
 
 def test_space_that_can_t_be_found_out_stops_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,6 +216,8 @@ def tags_of(number: int) -> list[str]:
 def test_a_memtable_is_complete_by_all_that_its_events_hold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_background_work(monkeypatch)
     options = msgspec.structs.replace(SMALL, memory_budget_bytes=3 * MEBIBYTE, segment_rows_max=262_144)
+    # On a disk that syncs nothing: there are thousands of syncs.
+    filesystem = FaultyFilesystem()
     kinds: dict[str, Callable[[int], dict[str, Any]]] = {
         "payload": lambda _: {"payload": b'"' + b"x" * 16_000 + b'"'},
         "metadata": lambda _: {"metadata": Raw(b'{"x":"%s"}' % (b"y" * 16_000))},
@@ -220,7 +227,7 @@ def test_a_memtable_is_complete_by_all_that_its_events_hold(tmp_path: Path, monk
     }
     for kind, fields in kinds.items():
         path = tmp_path / kind
-        with open_store(path, options=options, clock=TurnableClock()) as store:
+        with open_store(path, options=options, clock=TurnableClock(), filesystem=filesystem) as store:
             memory = store._parts.sequencer.memory
             for number in range(2000):
                 events = [new_event(**fields(number))]
@@ -235,7 +242,7 @@ def test_a_memtable_is_complete_by_all_that_its_events_hold(tmp_path: Path, monk
             count = len(table)
             store.append(TENANT, [new_event()])
         # Read back from the log they are the same ones, or their log files would not be theirs alone.
-        with open_store(path, options=options, clock=TurnableClock()) as store:
+        with open_store(path, options=options, clock=TurnableClock(), filesystem=filesystem) as store:
             assert [len(frozen) for frozen in store._parts.sequencer.memory.frozen] == [count], kind
             assert store._parts.sequencer.memory.frozen[0].held_bytes == table.held_bytes, kind
             store.seal()
@@ -536,8 +543,13 @@ def test_mapping_that_fails_without_a_number_is_told_as_lack_of_memory(
         assert caught.value.errno == errno.ENOMEM
 
 
-def test_descriptors_that_really_run_out_cost_nothing_afterwards(tmp_path: Path) -> None:
+def test_descriptors_that_really_run_out_cost_nothing_afterwards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     resource = pytest.importorskip("resource")
+    # Neither maintenance nor the collector gives a descriptor back once there is none.
+    without_background_work(monkeypatch)
+    gc.collect()
     options = StoreOptions(reserve_bytes=0, maintenance="thread", cache_bytes_max=0)
     with open_store(tmp_path / "s", options=options) as store:
         store.append(TENANT, [new_event()] * 10)
