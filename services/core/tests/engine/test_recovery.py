@@ -360,11 +360,14 @@ def test_a_directory_with_other_files_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
-def test_files_and_directories_are_for_their_owner_alone(tmp_path: Path) -> None:
+def test_files_and_directories_are_for_their_owner_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # No file gets another name while it is looked at.
+    without_background_work(monkeypatch)
     with open_store(tmp_path / "s") as store:
         store.append(TENANT, [new_event(event_id=UUID(int=1))])
         store.seal()
         store.append(TENANT, [new_event()])
+        store._parts.writer.prepare_next()
         modes = {path.stat().st_mode & 0o777 for path in (tmp_path / "s").rglob("*") if path.is_file()}
         directories = {path.stat().st_mode & 0o777 for path in (tmp_path / "s").rglob("*") if path.is_dir()}
         directories.add((tmp_path / "s").stat().st_mode & 0o777)
