@@ -91,6 +91,15 @@ def begun(store: EventStore, query: EventQuery, tenant: str = TENANT) -> Iterato
     return lists
 
 
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """What a test lets go of goes without the collector; what others before it left is gone already."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
 def in_memory() -> int:
     """Decoded segments, whoever holds them. Nothing is collected first: nothing has to be."""
     return sum(isinstance(each, DecodedSegment) for each in gc.get_objects())
@@ -100,6 +109,7 @@ def behind(segment: int) -> EventQuery:
     return EventQuery(after_position=segment * EVENTS)
 
 
+@pytest.mark.usefixtures("no_collector")
 def test_readers_who_stall_hold_no_segment(store: EventStore) -> None:
     before = in_memory()
     reads = [begun(store, behind(segment)) for segment in range(SEGMENTS)]
@@ -178,6 +188,7 @@ def test_one_read_decodes_each_segment_once_however_small_the_bound(store: Event
     assert list(decodings.values()) == [1] * SEGMENTS
 
 
+@pytest.mark.usefixtures("no_collector")
 def test_readers_of_one_segment_share_it(store: EventStore, decodings: Counter[int]) -> None:
     before = in_memory()
     reads = [begun(store, EventQuery(before_position=EVENTS)) for _ in range(10)]
