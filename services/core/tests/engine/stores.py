@@ -14,7 +14,7 @@ from uuid import UUID
 
 import pytest
 
-from allsource_core.engine import EventStore, NewEvent, Raw, StoreOptions
+from allsource_core.engine import EventStore, NewEvent, Raw, StoreOptions, maintenance
 from allsource_core.engine.filesystem import FILE_MODE, Bytes, LocalFilesystem, LogFile
 from allsource_core.engine.maintenance import Maintenance
 
@@ -60,6 +60,8 @@ def open_store(path: Path, **arguments: Any) -> EventStore:
 def without_background_work(patch: pytest.MonkeyPatch) -> None:
     """From now on stores seal and compact when a test says `seal()` or `compact()`, and never by themselves."""
     patch.setattr(Maintenance, "start", lambda _self: None)
+    # And `seal()` takes no slow machine for a quiet one, on which there would be more to do.
+    patch.setattr(maintenance, "_QUIET_SECONDS", 3600.0)
 
 
 def kill(store: EventStore) -> None:
@@ -68,11 +70,11 @@ def kill(store: EventStore) -> None:
     Its file system should be one that is dead, or have nothing to write.
     """
     parts = store._parts
-    maintenance, committer = parts.maintenance, parts.path._committer
+    committer = parts.path._committer
     if parts.disk_watch is not None:
         parts.disk_watch.stop()
-    if maintenance is not None:
-        maintenance.stop()
+    if parts.maintenance is not None:
+        parts.maintenance.stop()
     if committer is not None:
         committer._pending.clear()
         committer._closed = True
