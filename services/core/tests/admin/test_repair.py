@@ -377,6 +377,7 @@ def test_a_log_file_that_is_missing_between_others_ends_the_log(store: Path) -> 
     check_sound(store)
 
 
+@pytest.mark.timeout(1200)  # a store for every operation that fails: the usual limit is for what hangs
 @pytest.mark.parametrize("leaves", ["nothing", "all"])
 def test_cutting_may_be_broken_off_anywhere_and_goes_on(sound: Path, tmp_path: Path, leaves: str) -> None:
     with EventStore.open(copied(sound, tmp_path / "s"), options=OPTIONS) as opened:

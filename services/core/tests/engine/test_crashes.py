@@ -200,7 +200,7 @@ def wait_until_gone(pid: int) -> None:
         time.sleep(0.001)
 
 
-@pytest.mark.timeout(120 + 8 * CRASHES)
+@pytest.mark.timeout(300 + 60 * CRASHES)
 def test_nothing_acknowledged_is_lost_however_often_and_whenever_the_process_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -29,7 +29,7 @@ class CountingReader:
 
     def decode(self) -> Any:
         self.count += 1
-        assert self.may.wait(30)
+        assert self.may.wait(60)
         return self._reader.decode()
 
 

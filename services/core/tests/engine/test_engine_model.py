@@ -387,4 +387,4 @@ EngineAgainstModel.TestCase.settings = settings(
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-TestEngineAgainstModel = pytest.mark.timeout(120 + 5 * EXAMPLES)(EngineAgainstModel.TestCase)
+TestEngineAgainstModel = pytest.mark.timeout(300 + 15 * EXAMPLES)(EngineAgainstModel.TestCase)

@@ -48,6 +48,9 @@ from .workload import Work, prepared, restarted
 
 EVERY_VARIANT = os.environ.get("ALLSOURCE_FAULTS") == "all"
 
+# A store is opened for every operation that may fail: the usual limit is for what hangs, and this only takes long.
+pytestmark = pytest.mark.timeout(1200)
+
 
 @pytest.fixture(autouse=True)
 def _by_hand(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -306,7 +309,7 @@ def test_an_append_that_was_looked_up_before_a_failure_is_looked_up_again(
     class WaitingFilesystem(FaultyFilesystem):
         def fail(self, kind: str, path: Path) -> None:
             is_written.set()
-            assert may_fail.wait(30)
+            assert may_fail.wait(60)
             super().fail(kind, path)
 
     filesystem = WaitingFilesystem(only=lambda kind, path: kind == "sync" and path.parent.name == "log", lasting=False)
@@ -325,7 +328,7 @@ def test_an_append_that_was_looked_up_before_a_failure_is_looked_up_again(
         filesystem.fail_next()
         other = threading.Thread(target=append_in_vain, args=(store,))
         other.start()
-        assert is_written.wait(30)
+        assert is_written.wait(60)
         assert store.version(TENANT, "x") == 4
         decide = AppendPath._decide
 
@@ -518,7 +521,7 @@ def test_whoever_meets_a_damaged_key_file_has_it_made_anew(
 def test_merging_that_meets_a_damaged_key_file_makes_all_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = [UUID(int=number) for number in range(1, 9)]
     with monkeypatch.context() as patch:
-        patch.setattr(Maintenance, "_merge_keys", lambda _self: False)
+        patch.setattr(Maintenance, "_merge_keys", lambda *_: False)
         with open_store(tmp_path / "s") as store:
             for event_id in ids:
                 store.append(TENANT, [new_event("x", event_id=event_id)])

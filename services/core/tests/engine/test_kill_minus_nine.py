@@ -99,7 +99,7 @@ def crash_once(path: Path, first: int, chance: random.Random, maintenance: str =
     return {int(line) for line in output.read_bytes().split(b"\n")[:-1] if line}
 
 
-@pytest.mark.timeout(120 + 8 * CRASHES)
+@pytest.mark.timeout(300 + 60 * CRASHES)
 def test_no_acknowledged_batch_is_lost_or_halved_however_often_the_process_is_killed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

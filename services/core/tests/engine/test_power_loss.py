@@ -29,6 +29,9 @@ from .stores import (
 )
 from .workload import PADDING, Work, prepared, restarted
 
+# A store is opened for every operation at which the power fails: the usual limit is for what hangs.
+pytestmark = pytest.mark.timeout(1200)
+
 
 @pytest.fixture(autouse=True)
 def _by_hand(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -398,6 +398,7 @@ def test_a_removal_is_not_finished_while_the_log_holds_what_was_removed(
     assert (True, True) not in states
 
 
+@pytest.mark.timeout(1200)  # a store for every operation that may fail: the usual limit is for what hangs
 @pytest.mark.parametrize("remove, lasting", [(remove_entity, False), (remove_event, True), (remove_tenant, True)])
 def test_whatever_fails_on_the_way_a_finished_removal_has_left_no_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, remove: Callable[[EventStore, Event], Removal], lasting: bool

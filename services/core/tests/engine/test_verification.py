@@ -169,6 +169,7 @@ def test_a_directory_that_is_no_store_is_refused(tmp_path: Path) -> None:
 # --- bits that flip ---
 
 
+@pytest.mark.timeout(1200)  # the whole store is verified for every flip: the usual limit is for what hangs
 @pytest.mark.parametrize(
     "pattern, flips",
     [("MANIFEST", 12), ("log/*.log", 4), ("segments/*.parquet", 1), ("segments/*.index", 2), ("keys/*", 4)],
@@ -218,6 +219,7 @@ def test_a_store_file_that_says_nothing_useful_is_found(store: Path, content: by
 # --- files that are missing, cut, or mistaken for each other ---
 
 
+@pytest.mark.timeout(1200)  # likewise
 def test_every_missing_file_is_found(store: Path, sound: Path) -> None:
     logs = log_files(store)
     # The first log file has nothing that is not sealed.
