@@ -8,9 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from allsource_core.engine import EventStore
+from allsource_core.engine import EventStore, view
 
 from .stores import Made, TurnableClock, open_store
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine that stalls makes no condition too broad; tests of that set a bound of their own."""
+    monkeypatch.setattr(view, "_CONDITION_SECONDS_MAX", 600)
 
 
 @pytest.fixture

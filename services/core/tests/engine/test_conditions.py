@@ -41,12 +41,6 @@ TINY = StoreOptions(
 )
 
 
-@pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine that stalls makes no condition too broad; tests of that set a bound of their own."""
-    monkeypatch.setattr(view, "_CONDITION_SECONDS_MAX", 600)
-
-
 def none_of(*items: ConditionItem, after: int = 0) -> AppendCondition:
     return AppendCondition(items, after)
 
