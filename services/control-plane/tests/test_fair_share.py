@@ -10,7 +10,7 @@ import pytest
 from allsource_control_plane.gateway import exchange
 
 from .figures import figures
-from .wire import OK
+from .wire import OK, until
 
 pytestmark = pytest.mark.asyncio
 
@@ -41,13 +41,18 @@ async def under_way(gateway, count):
         await asyncio.sleep(0.01)
 
 
+async def have_places(core, count):
+    """Wait until so many requests have come as far as the core: whoever calls it has its place."""
+    await until(lambda: len(core.requests) == count)
+
+
 async def test_stalled_uploads_of_one_tenant_leave_room_for_others(start_gateway, core, principals):
     gateway = await start_gateway(max_connections=8, max_requests_per_tenant=4)
     async with contextlib.AsyncExitStack() as stack:
         clients = [await stack.enter_async_context(gateway.connect()) for _ in range(4)]
         for client in clients:
             await client.send(UPLOAD)
-        await under_way(gateway, 4)
+        await have_places(core, 4)
         refused = await gateway.ask("GET", QUERY, HOGS)
         assert (refused.status, refused.problem) == (429, "rate_limited")
         assert refused.values(b"retry-after") == [b"1"]
@@ -58,12 +63,12 @@ async def test_stalled_uploads_of_one_tenant_leave_room_for_others(start_gateway
 
 
 async def test_refused_upload_is_taken_before_its_answer_is_sent(start_gateway, core, principals, patience):
-    patience.setattr(exchange, "_LINGER_SECONDS", 30)
-    patience.setattr(exchange, "_LINGER_PAUSE_SECONDS", 30)
+    patience.setattr(exchange, "_LINGER_SECONDS", 60)
+    patience.setattr(exchange, "_LINGER_PAUSE_SECONDS", 60)
     gateway = await start_gateway(max_requests_per_tenant=1)
     async with gateway.connect() as client, gateway.connect() as refused:
         await client.send(UPLOAD)
-        await under_way(gateway, 1)
+        await have_places(core, 1)
         await refused.send(UPLOAD + b"x" * (16_000_000 - 80_000))
         answer = await refused.answer()
         assert (answer.status, answer.problem) == (429, "rate_limited")
@@ -75,7 +80,7 @@ async def test_administrator_is_counted_where_it_belongs_whichever_tenant_it_nam
     gateway = await start_gateway(max_requests_per_tenant=1)
     async with gateway.connect() as client:
         await client.send(UPLOAD)
-        await under_way(gateway, 1)
+        await have_places(core, 1)
         for tenant in (b"", b"X-Tenant-ID: acme\r\n"):
             assert (await gateway.ask("GET", QUERY, HOGS + tenant)).problem == "rate_limited"
 
@@ -122,7 +127,7 @@ async def test_callers_without_a_credential_share_a_quarter(start_gateway, core)
 
     core.behaviour = behave
     held = [asyncio.create_task(gateway.ask("POST", LOGIN, b"", b"{}")) for _ in range(2)]
-    await under_way(gateway, 2)
+    await have_places(core, 2)
     refused = await gateway.ask("POST", LOGIN, b"", b"{}")
     assert (refused.status, refused.problem) == (503, "overloaded")
     assert refused.values(b"retry-after") == [b"1"]
