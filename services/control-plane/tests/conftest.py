@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import msgspec
 import pytest
 import pytest_asyncio
 import uvloop
@@ -16,6 +17,15 @@ from allsource_shared.settings import LoggingSettings
 from tools.ports import free_ports
 
 from .wire import GATEWAY_KEY, FakeCore, Gateway
+
+PATIENCE_SECONDS = 100
+
+
+class PatientCoreClient(core_client.CoreClient):
+    """What asks whose a credential is, and what has changed: a bound that a test sets is of requests it forwards."""
+
+    def __init__(self, settings):
+        super().__init__(msgspec.structs.replace(settings, response_timeout_seconds=PATIENCE_SECONDS))
 
 
 def pytest_asyncio_loop_factories(config, item):
@@ -30,10 +40,12 @@ def patience():
     A test about these bounds takes them back with `undo`.
     """
     with pytest.MonkeyPatch.context() as patience:
-        patience.setattr(internal_client, "_INTROSPECT_SECONDS", 30.0)
-        patience.setattr(internal_client, "_CHANGES_SECONDS", 30.0)
-        patience.setattr(core_client, "_PROBE_TIMEOUT_SECONDS", 30.0)
-        patience.setattr(known_principals, "FRESH_SECONDS", 30.0)
+        patience.setattr(internal_client, "CoreClient", PatientCoreClient)
+        patience.setattr(internal_client, "_INTROSPECT_SECONDS", PATIENCE_SECONDS)
+        patience.setattr(internal_client, "_CHANGES_SECONDS", PATIENCE_SECONDS)
+        patience.setattr(core_client, "_PROBE_TIMEOUT_SECONDS", PATIENCE_SECONDS)
+        patience.setattr(core_client, "_KEEPALIVE_SECONDS", PATIENCE_SECONDS)
+        patience.setattr(known_principals, "FRESH_SECONDS", PATIENCE_SECONDS)
         yield patience
 
 
@@ -54,7 +66,7 @@ async def start_gateway(core, patience):
     async def start(logging=None, **settings):
         [port] = free_ports(1)
         core_url = f"http://127.0.0.1:{core.port}"
-        settings = {"key": GATEWAY_KEY, "core_url": core_url, "connect_timeout_ms": 30_000, **settings}
+        settings = {"key": GATEWAY_KEY, "core_url": core_url, "connect_timeout_ms": 60_000, **settings}
         gateway = GatewaySettings(port=port, **settings)
         opened = open_gateway(ControlPlaneSettings(gateway=gateway, logging=logging or LoggingSettings()))
         entry = await opened.__aenter__()
@@ -67,7 +79,7 @@ async def start_gateway(core, patience):
     for opened, server, serving in running:
         server.stop()
         await core.stop()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await serving
         await opened.__aexit__(None, None, None)
 

@@ -82,7 +82,7 @@ async def stalled_client(gateway):
         await client.send(ASK)
         assert (await client.head())[0] == 200
         await asyncio.sleep(0.5)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(100):
             yield client
     finally:
         writer.close()
@@ -100,15 +100,17 @@ async def under_way(gateway):
     return (await figures(gateway))["control_plane_http_requests_in_progress"] - 1
 
 
-async def test_answer_that_is_reset_ends_within_a_second_for_a_client_that_does_not_read(gateway, core):
+async def test_answer_that_is_reset_ends_within_a_second_for_a_client_that_does_not_read(start_gateway, core):
     assert connection_resets._GRACE_SECONDS < 1
+    # The client itself is not what ends it.
+    gateway = await start_gateway(write_timeout_seconds=300)
     answering = Answering(core, 32 * MEBIBYTE)
     async with stalled_client(gateway) as client:
         assert await under_way(gateway) == 1
         begun = time.monotonic()
         await answering.end(by_reset=True)
         while await under_way(gateway):
-            assert time.monotonic() - begun < 10
+            assert time.monotonic() - begun < 60
             await asyncio.sleep(0.01)
         # The client gets what the server had taken for it, not what was on its way between the services.
         assert await read_to_the_end(client) < MEBIBYTE
@@ -116,7 +118,7 @@ async def test_answer_that_is_reset_ends_within_a_second_for_a_client_that_does_
 
 @pytest.mark.parametrize("by_reset", [False, True], ids=["closed", "reset"])
 async def test_client_that_keeps_up_gets_what_was_sent_before(gateway, core, monkeypatch, by_reset):
-    monkeypatch.setattr(connection_resets, "_GRACE_SECONDS", 10)
+    monkeypatch.setattr(connection_resets, "_GRACE_SECONDS", 60)
     answering = Answering(core, 2 * MEBIBYTE)
     async with gateway.connect() as client:
         await client.send(ASK)
@@ -154,6 +156,6 @@ async def test_answers_leave_no_descriptors_behind(gateway, core):
         before = min(before, descriptors())
     for by_reset in (True, False, True, False):
         await once(by_reset)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while descriptors() > before + 1:
             await asyncio.sleep(0.05)

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import time
 
+import aiohttp
 import msgspec
 import pytest
 
+from allsource_control_plane.gateway import core_client
 from allsource_control_plane.gateway.core_client import CoreCallError, CoreClient, FailureReason
 from allsource_control_plane.settings import GatewaySettings
 
+from .conftest import PATIENCE_SECONDS
 from .wire import OK, TOKEN, answer_ok, answer_with, until
 
 pytestmark = pytest.mark.asyncio
@@ -40,7 +43,8 @@ async def test_core_that_is_away_is_a_503_at_once(gateway, core, method):
     await core.stop()
     begun = time.monotonic()
     answer = await gateway.ask(method, EVENTS if method == "POST" else QUERY, body=b"{}" if method == "POST" else b"")
-    assert time.monotonic() - begun < 10
+    # Before the time to connect is over, which is a minute here.
+    assert time.monotonic() - begun < 50
     assert answer.status == 503
     assert answer.values(b"retry-after") == [b"1"]
     assert len(answer.values(b"x-request-id")) == 1
@@ -57,7 +61,7 @@ async def test_core_that_accepts_no_connection_is_a_503_in_time(start_gateway, c
     try:
         begun = time.monotonic()
         answer = await gateway.ask("GET", QUERY)
-        assert time.monotonic() - begun < 10
+        assert time.monotonic() - begun < 50
         assert (answer.status, answer.problem) == (503, "core_unavailable")
     finally:
         for sock in listener:
@@ -132,6 +136,7 @@ async def test_silent_core_is_a_503_and_a_read_is_not_repeated(start_gateway, co
     core.behaviour = silent
     answer = await gateway.ask("GET", QUERY)
     assert (answer.status, answer.problem) == (503, "core_unavailable")
+    await until(lambda: core.requests)
     assert len(core.requests) == 1
 
 
@@ -144,8 +149,12 @@ async def test_answer_that_is_not_http_is_a_503(gateway, core, data):
 
 async def test_busy_connections_are_a_503_that_nothing_was_sent_for(start_gateway, core):
     gateway = await start_gateway(max_connections=1, connect_timeout_ms=2000)
-    # From here on there is a connection of each kind: only who finds them in use waits for one.
-    assert (await gateway.ask("GET", QUERY)).status == 200
+    # From here on there is a connection of each kind: only who finds them in use waits for one. On a machine that
+    # stands still there may be none in time at first.
+    async with asyncio.timeout(60):
+        while (await gateway.ask("GET", QUERY)).status != 200:
+            pass
+    core.requests.clear()
     begun, release = asyncio.Event(), asyncio.Event()
 
     async def wait(connection):
@@ -161,7 +170,17 @@ async def test_busy_connections_are_a_503_that_nothing_was_sent_for(start_gatewa
     assert b"in use" in answer.body
     release.set()
     assert (await first).status == 200
-    assert len(core.requests) == 2
+    assert len(core.requests) == 1
+
+
+@pytest.fixture
+def sure_to_begin(patience):
+    """An answer has all the time to begin; how long the core may fall silent within it is as it is set."""
+
+    def limits(**times):
+        return aiohttp.ClientTimeout(**{**times, "sock_read": PATIENCE_SECONDS})
+
+    patience.setattr(core_client, "ClientTimeout", limits)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +194,7 @@ async def test_busy_connections_are_a_503_that_nothing_was_sent_for(start_gatewa
     ],
 )
 @pytest.mark.parametrize("abort", [False, True], ids=["closed", "reset"])
-async def test_answer_that_breaks_off_looks_broken_to_the_client(start_gateway, core, data, abort):
+async def test_answer_that_breaks_off_looks_broken_to_the_client(start_gateway, core, sure_to_begin, data, abort):
     gateway = await start_gateway(response_timeout_seconds=4)
 
     async def behave(connection):
@@ -197,8 +216,8 @@ async def test_answer_that_breaks_off_looks_broken_to_the_client(start_gateway, 
     assert len(core.requests) == 1
 
 
-async def test_answer_that_falls_silent_looks_broken_to_the_client(start_gateway, core):
-    gateway = await start_gateway(response_timeout_seconds=4)
+async def test_answer_that_falls_silent_looks_broken_to_the_client(start_gateway, core, sure_to_begin):
+    gateway = await start_gateway(response_timeout_seconds=1)
 
     async def behave(connection):
         await connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nonly this")
@@ -212,7 +231,8 @@ async def test_answer_that_falls_silent_looks_broken_to_the_client(start_gateway
 @pytest.mark.parametrize("method", ["PUT", "DELETE", "GET"])
 async def test_client_of_the_core_repeats_nothing_by_itself(core, method):
     """aiohttp repeats what it takes for idempotent on a used connection; here that would be a second write."""
-    async with CoreClient(GatewaySettings(core_url=f"http://127.0.0.1:{core.port}")) as client:
+    settings = GatewaySettings(core_url=f"http://127.0.0.1:{core.port}", connect_timeout_ms=60_000)
+    async with CoreClient(settings) as client:
         async with await client.call("GET", b"/", b"", [], None) as response:
             await response.read()
         core.behaviour = failing(1)

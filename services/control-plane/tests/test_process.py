@@ -57,7 +57,7 @@ async def start_process(core):
         if port is None:
             [port] = free_ports(1)
         core_url = f"http://127.0.0.1:{core.port}"
-        arguments = [f"gateway.port={port}", f"gateway.core_url={core_url}", "gateway.connect_timeout_ms=30000", *flags]
+        arguments = [f"gateway.port={port}", f"gateway.core_url={core_url}", "gateway.connect_timeout_ms=60000", *flags]
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
@@ -95,7 +95,7 @@ async def test_signal_ends_an_idle_process_with_0(start_process, number):
 
 async def refuses_connections(port):
     """Wait until it does: a server that ends still takes some that came before."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         with contextlib.suppress(ConnectionRefusedError):
             while True:
                 _, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -113,7 +113,7 @@ async def test_request_under_way_at_shutdown_is_finished(start_process, core):
         await connection.send(OK)
 
     core.behaviour = behave
-    process = await start_process("gateway.shutdown_timeout_seconds=60")
+    process = await start_process("gateway.shutdown_timeout_seconds=200")
     await process.wait_for_line(b"listening")
     async with process.gateway.connect() as client:
         await client.send(REQUEST)

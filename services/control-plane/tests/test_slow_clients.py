@@ -78,7 +78,7 @@ async def test_body_that_takes_too_long_is_a_408_however_steadily_it_comes(start
             await asyncio.sleep(0.1)
         answer = await answering
     assert (answer.status, answer.problem) == (408, "request_timeout")
-    assert 0.9 < time.monotonic() - begun < 10
+    assert 0.9 < time.monotonic() - begun < 50
     assert b"took longer than 1 seconds" in answer.body
 
 
@@ -99,16 +99,16 @@ async def test_connection_of_a_refused_upload_does_not_wait_for_the_collector(
     async with gateway.connect() as client:
         await client.send(EVENTS + b"Content-Length: 1000000\r\n\r\n" + begin)
         assert (await client.answer()).status == 408
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(50):
             assert await client.reader.read() == b""
 
 
 async def test_time_that_the_core_takes_over_a_body_is_not_held_against_the_client(start_gateway, core):
-    gateway = await start_gateway(body_timeout_seconds=4)
+    gateway = await start_gateway(body_timeout_seconds=11)
     body = b"x" * (8 * MEBIBYTE)
 
     async def behave(connection):
-        await asyncio.sleep(6)
+        await asyncio.sleep(12)
         await connection.read_body()
         await connection.send(OK)
 
@@ -170,7 +170,7 @@ def reader_of(gateway, request, *, buffer=16 * KIBIBYTE):
 
 async def read_all(client):
     """Read until the connection ends; a reset is raised."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while await asyncio.get_running_loop().sock_recv(client, MEBIBYTE):
             pass
 
@@ -201,7 +201,7 @@ async def test_client_that_stops_reading_is_cut_off_and_holds_little(start_gatew
     core.behaviour = behave
     request = b"GET " + QUERY + b" HTTP/1.1\r\nHost: g\r\n" + TOKEN + b"\r\n"
     with capture_logs() as lines, reader_of(gateway, request) as client:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await ended.wait()
             while not is_cut_off(gateway, client):
                 await asyncio.sleep(0.05)
@@ -215,11 +215,11 @@ async def test_client_that_stops_reading_is_cut_off_and_holds_little(start_gatew
 
 async def test_client_that_reads_slowly_is_not_cut_off(start_gateway, core):
     length = 2 * MEBIBYTE
-    gateway = await start_gateway(write_timeout_seconds=5)
+    gateway = await start_gateway(write_timeout_seconds=12)
     core.behaviour = answer_with(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % length + b"x" * length)
     loop = asyncio.get_running_loop()
     request = b"GET " + QUERY + b" HTTP/1.1\r\nHost: g\r\n" + TOKEN + b"\r\n"
-    size, seconds = 0, 7.5  # longer than the gateway and then the kernel wait for one that reads nothing
+    size, seconds = 0, 14.5  # longer than the gateway and then the kernel wait for one that reads nothing
     begun = time.monotonic()
     # A buffer that never has room for a whole segment would not count as reading for the kernel.
     with reader_of(gateway, request, buffer=64 * KIBIBYTE) as client:
@@ -260,23 +260,33 @@ async def test_malformed_chunks_are_a_400_that_says_so(gateway, core, body):
 
 async def test_refusal_does_not_wait_long_for_a_body_that_never_comes(gateway, monkeypatch):
     assert exchange._LINGER_PAUSE_SECONDS == 1
-    monkeypatch.setattr(exchange, "_LINGER_SECONDS", 60)
+    monkeypatch.setattr(exchange, "_LINGER_SECONDS", 100)
     async with gateway.connect() as client:
         begun = time.monotonic()
         await client.send(b"POST /nowhere HTTP/1.1\r\nHost: g\r\nContent-Length: 1000\r\n\r\n")
         assert (await client.answer()).status == 404
-    assert time.monotonic() - begun < 20
+    assert time.monotonic() - begun < 50
 
 
 @pytest.mark.parametrize("begin", [b"", b"GET /health/live HTTP/1.1\r\nHost:"], ids=["idle", "half a head"])
 @pytest.mark.parametrize("used", [False, True], ids=["new", "used before"])
 async def test_connection_without_a_request_is_closed_in_time(start_gateway, begin, used):
-    gateway = await start_gateway(idle_timeout_seconds=3 if used else 1)
-    async with gateway.connect() as client:
-        if used:
-            await client.send(b"GET /health/live HTTP/1.1\r\nHost: g\r\n\r\n")
-            assert (await client.answer()).status == 200
+    gateway = await start_gateway(idle_timeout_seconds=1)
+    async with contextlib.AsyncExitStack() as stack:
+        client = await stack.enter_async_context(gateway.connect())
+        # Closed before it is used is what a connection is whose client stands still for a second.
+        while used and not await answers(client):
+            client = await stack.enter_async_context(gateway.connect())
         with contextlib.suppress(ConnectionError):
             await client.send(begin)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(50):
                 await client.reader.read()
+
+
+async def answers(client):
+    """Whether a connection is not closed yet, and serves."""
+    try:
+        await client.send(b"GET /health/live HTTP/1.1\r\nHost: g\r\n\r\n")
+        return (await client.answer()).status == 200
+    except (ConnectionError, asyncio.IncompleteReadError):
+        return False
