@@ -287,7 +287,7 @@ class TestDeleting:
                 await people.accounts.delete(ann.id, by=principal(user=root))
             assert profiles(people, ann.id) == [False]
             erasing = asyncio.create_task(people.facts.keep_erasing())
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while profiles(people, ann.id) == [False]:
                     await asyncio.sleep(0.001)
             erasing.cancel()

@@ -35,7 +35,7 @@ def clock() -> Clock:
 
 
 def stored(path: Path) -> dict[str, int]:
-    with closing(sqlite3.connect(path)) as file:
+    with closing(sqlite3.connect(path, timeout=60)) as file:
         return dict(file.execute("SELECT key_id, last_used_at FROM uses"))
 
 
@@ -115,7 +115,7 @@ async def test_nothing_is_kept_of_a_key_that_is_gone(path: Path, clock: Clock):
 
 async def test_what_could_not_be_written_is_written_later(path: Path, clock: Clock):
     uses = KeyUses(path, clock, interval_seconds=0.05)
-    with closing(sqlite3.connect(path, isolation_level=None)) as file, capture_logs() as logs:
+    with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as file, capture_logs() as logs:
         file.execute("ALTER TABLE uses RENAME TO hidden")
         uses.start()
         uses.note_use("a")

@@ -440,7 +440,7 @@ class Disk:
         write = SessionFile.write
 
         def through(file: SessionFile, alive: Sequence[Session], ended: Any) -> None:
-            self.go.wait(30)
+            assert self.go.wait(100)
             if self.fails:
                 raise SessionsUnavailableError("the file of sessions can't be written: disk full")
             self.writes += 1

@@ -82,7 +82,7 @@ class Service:
             self.sessions,
             self.passwords,
             SignInThrottle(lambda: self.now),
-            TokenSigner(KEY, issuer="i", audience="a", lifetime_seconds=60),
+            TokenSigner(KEY, issuer="i", audience="a", lifetime_seconds=3600),
             self.facts,
             tenant_is_active=lambda tenant_id: tenant_id not in self.inactive_tenants,
         )

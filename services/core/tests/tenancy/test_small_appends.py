@@ -153,7 +153,7 @@ async def test_work_on_a_tenant_gives_no_room(world: World):
 @pytest.mark.asyncio
 async def test_a_tenant_is_drained_when_the_last_of_them_has_ended(world: World):
     first, second = world.begin(), world.begin()
-    draining = asyncio.create_task(world.ledger.drained(TENANT, 10))
+    draining = asyncio.create_task(world.ledger.drained(TENANT, 100))
     await asyncio.sleep(0)
     first.release()
     await asyncio.sleep(0)

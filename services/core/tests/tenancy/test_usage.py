@@ -344,7 +344,7 @@ async def test_a_tenant_is_drained_when_nothing_of_it_is_under_way(ledger: Usage
     other = ledger.reserve("globex", UNLIMITED, 1, SIZE)
     assert ledger.outstanding(TENANT) == 2
     assert not await ledger.drained(TENANT, 0.01)
-    waiting = [asyncio.create_task(ledger.drained(TENANT, 10)) for _ in range(2)]
+    waiting = [asyncio.create_task(ledger.drained(TENANT, 100)) for _ in range(2)]
     await asyncio.sleep(0)
     first.release()
     await asyncio.sleep(0)
@@ -352,7 +352,7 @@ async def test_a_tenant_is_drained_when_nothing_of_it_is_under_way(ledger: Usage
     second.commit(clock.now, SIZE)
     assert await asyncio.gather(*waiting) == [True, True]
     third = ledger.reserve(TENANT, UNLIMITED, 1, SIZE)
-    waiting = [asyncio.create_task(ledger.drained(TENANT, 10))]
+    waiting = [asyncio.create_task(ledger.drained(TENANT, 100))]
     await asyncio.sleep(0)
     third.keep()
     assert await waiting[0]

@@ -342,7 +342,7 @@ async def test_it_writes_by_itself(site: Site) -> None:
         rows: list[tuple[int]] = []
         while not rows:
             await asyncio.sleep(0.02)
-            with closing(sqlite3.connect(site.file)) as connection:
+            with closing(sqlite3.connect(site.file, timeout=60)) as connection:
                 rows = connection.execute("SELECT events FROM events").fetchall()
         assert rows == [(3,)]
         await ledger.close()
