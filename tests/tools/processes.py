@@ -13,9 +13,11 @@ def alive(pid: int) -> bool:
 
 
 def children(pid: int) -> list[int]:
-    """The processes that `pid` started and that run, oldest first."""
+    """The processes that `pid` started and that run, oldest first: numbers begin anew when they have run out."""
     numbers = (int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit())
-    return sorted(number for number in numbers if _state(number)[1] == pid and alive(number))
+    found = {number: _state(number) for number in numbers}
+    running = [number for number, (state, parent, _) in found.items() if parent == pid and state != "Z"]
+    return sorted(running, key=lambda number: (found[number][2], number))
 
 
 def wait_until(condition: Callable[[], bool], seconds: float = 60) -> bool:
@@ -28,10 +30,10 @@ def wait_until(condition: Callable[[], bool], seconds: float = 60) -> bool:
     return True
 
 
-def _state(pid: int) -> tuple[str, int]:
-    """State and parent of a process; ("", 0) if there is none."""
+def _state(pid: int) -> tuple[str, int, int]:
+    """State and parent of a process, and when it was started, since the system was; ("", 0, 0) if there is none."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     except (FileNotFoundError, ProcessLookupError):
-        return "", 0
-    return fields[0], int(fields[1])
+        return "", 0, 0
+    return fields[0], int(fields[1]), int(fields[19])

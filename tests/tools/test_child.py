@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -76,12 +77,35 @@ def test_a_service_is_ready_when_it_answers_200(make_child: MakeChild) -> None:
     assert is_free("127.0.0.1", port)
 
 
-def test_another_answer_is_not_ready_and_the_error_says_what_came(make_child: MakeChild) -> None:
+class AnsweredTime:
+    """Time that passes by a second with every answer, and by nothing else."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, _seconds: float) -> None:
+        time.sleep(0.01)
+
+    def probe(self, url: str) -> int:
+        status = probe(url)
+        self.now += 1.0
+        return status
+
+
+def test_another_answer_is_not_ready_and_the_error_says_what_came(
+    make_child: MakeChild, monkeypatch: pytest.MonkeyPatch
+) -> None:
     [port] = free_ports(1)
     url = f"http://127.0.0.1:{port}/health"
     child = make_child(ANSWER, str(port), "503")
     child.start()
     assert wait_until(lambda: answers(url, 503))
+    passing = AnsweredTime()
+    monkeypatch.setattr("tools.child.time", passing)
+    monkeypatch.setattr("tools.child.probe", passing.probe)
     with pytest.raises(ChildError, match=r"the stand-in was not ready within 1 s: .* status 503"):
         child.wait_until_ready(url, 1)
 

@@ -33,7 +33,13 @@ class Run:
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tools.run", "--dev-dir", str(dev_dir), "--set", f"server.port={self.core_port}"],
             cwd=TOP,
-            env={**inherited, "ALLSOURCE_GATEWAY__PORT": str(self.gateway_port), **environ},
+            env={
+                **inherited,
+                "ALLSOURCE_GATEWAY__PORT": str(self.gateway_port),
+                # A machine that stands still for a moment is no core that is away.
+                "ALLSOURCE_GATEWAY__CONNECT_TIMEOUT_MS": "60000",
+                **environ,
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -54,14 +60,14 @@ class Run:
                     self._ready.set()
 
     def wait_until_ready(self) -> None:
-        assert self._ready.wait(40), self.output
+        assert self._ready.wait(100), self.output
         self.children = children(self.process.pid)
         assert len(self.children) == 2
 
     def wait(self) -> int:
         """The exit code; nothing that was started may be left."""
-        code = self.process.wait(40)
-        self._reader.join(30)
+        code = self.process.wait(60)
+        self._reader.join(60)
         assert not any(alive(pid) for pid in self.children)
         return code
 
@@ -73,7 +79,7 @@ def runs() -> Iterator[list[Run]]:
     for run in started:
         run.process.kill()
         run.process.wait()
-        run._reader.join(30)
+        run._reader.join(60)
 
 
 @pytest.fixture

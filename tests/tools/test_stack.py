@@ -18,13 +18,20 @@ SECRETS = {
 }
 
 
+def make_stack(directory: Path, environ: dict[str, str] | None = None) -> Stack:
+    """A stack, not started, that waits for services longer than a machine stands still."""
+    patience = {"ready_timeout_seconds": 120.0, "stop_timeout_seconds": 120.0}
+    environ = SECRETS if environ is None else environ
+    return Stack(directory / "data", environ=environ, log_dir=directory / "log", **patience)
+
+
 def status(url: str) -> int:
     with urllib.request.urlopen(url, timeout=30) as answer:
         return int(answer.status)
 
 
 def test_both_serve_on_loopback_and_end_together(tmp_path: Path) -> None:
-    with Stack(tmp_path / "data", environ=SECRETS, log_dir=tmp_path / "log") as stack:
+    with make_stack(tmp_path) as stack:
         pids = [stack.core_pid, stack.gateway_pid]
         assert status(f"{stack.core_url}/health") == 200
         assert status(f"{stack.gateway_url}/health") == 200
@@ -35,7 +42,7 @@ def test_both_serve_on_loopback_and_end_together(tmp_path: Path) -> None:
 
 
 def test_a_core_that_was_killed_comes_back_where_it_was(tmp_path: Path) -> None:
-    with Stack(tmp_path / "data", environ=SECRETS, log_dir=tmp_path / "log") as stack:
+    with make_stack(tmp_path) as stack:
         first = stack.core_pid
         stack.kill_core()
         assert not alive(first)
@@ -49,12 +56,12 @@ def test_a_core_that_was_killed_comes_back_where_it_was(tmp_path: Path) -> None:
 
 
 def test_a_core_that_stays_killed_is_no_complaint_at_the_end(tmp_path: Path) -> None:
-    with Stack(tmp_path / "data", environ=SECRETS, log_dir=tmp_path / "log") as stack:
+    with make_stack(tmp_path) as stack:
         stack.kill_core()
 
 
 def test_a_core_that_crashed_is_a_complaint_at_the_end(tmp_path: Path) -> None:
-    stack = Stack(tmp_path / "data", environ=SECRETS, log_dir=tmp_path / "log")
+    stack = make_stack(tmp_path)
     stack.start()
     os.kill(stack.core_pid, 9)
     assert stack.wait_for_exit(60) == ("core", -9)
@@ -64,7 +71,7 @@ def test_a_core_that_crashed_is_a_complaint_at_the_end(tmp_path: Path) -> None:
 
 
 def test_a_core_that_cannot_start_is_reported_with_its_log(tmp_path: Path) -> None:
-    stack = Stack(tmp_path / "data", environ={"ALLSOURCE_AUTH__MASTER_KEY": ""}, log_dir=tmp_path / "log")
+    stack = make_stack(tmp_path, {"ALLSOURCE_AUTH__MASTER_KEY": ""})
     with pytest.raises(StackError, match=r"core exited with code 2 before it was ready[^$]*ALLSOURCE_AUTH__MASTER_KEY"):
         stack.start()
     assert not alive(stack.core_pid)
@@ -72,7 +79,7 @@ def test_a_core_that_cannot_start_is_reported_with_its_log(tmp_path: Path) -> No
 
 def test_settings_of_the_process_itself_do_not_leak_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ALLSOURCE_NO_SUCH__THING", "1")
-    with Stack(tmp_path / "data", environ=SECRETS, log_dir=tmp_path / "log") as stack:
+    with make_stack(tmp_path) as stack:
         assert status(f"{stack.gateway_url}/health") == 200
 
 
