@@ -18,7 +18,7 @@ from tools.stack import Stack
 
 API = "/api/v1"
 PASSWORD = "a password of somebody in the tests"
-SOON_SECONDS = 10
+SOON_SECONDS = 30
 """For what comes within a second: a machine may stand still for some, and what is wrong takes longer or never comes."""
 
 Headers = dict[str, str]

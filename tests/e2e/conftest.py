@@ -15,6 +15,13 @@ PASSWORD = "a password for the tests only"
 MASTER_KEY = secrets.token_urlsafe(48)
 SECRET = secrets.token_urlsafe(48)
 GATEWAY_KEY = secrets.token_urlsafe(48)
+PATIENCE = Path(__file__).with_name("patience")
+PATIENT = {
+    # A machine that stands still for a moment is no core that is away, and no client that does not read.
+    "PYTHONPATH": str(PATIENCE),
+    "ALLSOURCE_GATEWAY__CONNECT_TIMEOUT_MS": "60000",
+    "ALLSOURCE_GATEWAY__WRITE_TIMEOUT_SECONDS": "300",
+}
 
 
 def make_stack(directory: Path, **more: str) -> Stack:
@@ -25,11 +32,11 @@ def make_stack(directory: Path, **more: str) -> Stack:
         "ALLSOURCE_GATEWAY__KEY": GATEWAY_KEY,
         "ALLSOURCE_BOOTSTRAP_ADMIN_USERNAME": "admin",
         "ALLSOURCE_BOOTSTRAP_ADMIN_PASSWORD": PASSWORD,
-        # A machine that stands still for a moment is no core that is away.
-        "ALLSOURCE_GATEWAY__CONNECT_TIMEOUT_MS": "10000",
+        **PATIENT,
         **more,
     }
-    return Stack(directory / "data", environ=environ, log_dir=directory)
+    patience = {"ready_timeout_seconds": 120.0, "stop_timeout_seconds": 120.0}
+    return Stack(directory / "data", environ=environ, log_dir=directory, **patience)
 
 
 def sign_in(url: str) -> str:

@@ -16,7 +16,7 @@ from tools.ports import free_ports
 from tools.stack import Stack
 
 from .callers import SOON_SECONDS, until
-from .conftest import MASTER_KEY, PASSWORD, sign_in
+from .conftest import MASTER_KEY, PASSWORD, PATIENT, sign_in
 
 NDJSON = {"Accept": "application/x-ndjson"}
 
@@ -130,6 +130,7 @@ def test_ctrl_c_during_a_load_stops_both_and_loses_no_acknowledged_event(tmp_pat
         "ALLSOURCE_BOOTSTRAP_ADMIN_PASSWORD": PASSWORD,
         "ALLSOURCE_SERVER__PORT": str(core_port),
         "ALLSOURCE_GATEWAY__PORT": str(gateway_port),
+        **PATIENT,
     }
     command = [sys.executable, "-m", "tools.run", "--dev-dir", str(tmp_path)]
 
@@ -148,7 +149,7 @@ def test_ctrl_c_during_a_load_stops_both_and_loses_no_acknowledged_event(tmp_pat
     try:
         load.wait_for(100)
         runner.send_signal(signal.SIGINT)
-        assert runner.wait(timeout=30) == 0
+        assert runner.wait(timeout=60) == 0
     finally:
         load.stop()
         runner.kill()
@@ -158,7 +159,7 @@ def test_ctrl_c_during_a_load_stops_both_and_loses_no_acknowledged_event(tmp_pat
         batches = stored_batches(url, sign_in(url))
     finally:
         runner.send_signal(signal.SIGINT)
-        assert runner.wait(timeout=30) == 0
+        assert runner.wait(timeout=60) == 0
         runner.communicate()
     assert set(load.acknowledged) <= set(batches)
     assert all(len(payloads) == 10 for payloads in batches.values())

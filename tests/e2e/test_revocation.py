@@ -42,8 +42,8 @@ _BEGIN_BYTES: Final = 64 * 1024
 _LEFT_BYTES_MAX: Final = {"core": 64 * 1024, "gateway": 1024 * 1024}
 """What a reader may still get who goes on when it is broken off: what its own system has taken by then, and of the
 gateway what its server has."""
-_BREAK_OFF_SECONDS: Final = 25
-"""Later the gateway breaks off whatever is not read."""
+_BREAK_OFF_SECONDS: Final = 50
+"""Later the core breaks off whatever is not read."""
 
 
 class Subject(NamedTuple):

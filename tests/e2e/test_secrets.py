@@ -273,7 +273,7 @@ def unsealed(store: EventStore) -> Iterator[str]:
             yield MasterKey(MASTER_KEY).open(sealed, purpose="signing keys", subject=event.entity_id).decode()
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(600)  # thousands of requests
 def test_no_secret_is_in_data_logs_or_answers(tmp_path: Path) -> None:
     secrets = Secrets()
     told: list[bytes] = []
