@@ -223,6 +223,27 @@ def test_nothing_that_others_do_keeps_anybody_out_for_more_than_five_seconds(
             throttle.succeeded(f"user-{account}", HOME)
 
 
+# Below a power of two, sums are rounded that reach over it.
+@pytest.mark.parametrize("shown", [1019.1, 1019.3, 1021.7, *(2.0**power - 0.7 for power in range(5, 30))])
+@pytest.mark.parametrize("attempts_by", ["account", "address", "both"])
+def test_nobody_is_told_a_longer_wait_than_there_is_whatever_the_clock_shows(shown: float, attempts_by: str):
+    clock = Clock()
+    most = {"account": ACCOUNT_WAIT_SECONDS_MAX, "address": 60.0, "both": 900.0}[attempts_by]
+
+    def guess_until_it_takes_longest(throttle: SignInThrottle) -> float:
+        for number in range(150):
+            account = "ann" if attempts_by != "address" else f"user-{number}"
+            address = HOME if attempts_by != "account" else f"10.0.{number}.1"
+            clock.now += wait(throttle, account, address)
+            wait(throttle, account, address)
+        return wait(throttle, "ann", HOME)
+
+    clock.now = 0.0
+    guess_until_it_takes_longest(SignInThrottle(clock))
+    clock.now = shown - clock.now
+    assert 0.99 * most < guess_until_it_takes_longest(SignInThrottle(clock)) <= most
+
+
 @given(pauses=st.lists(st.floats(0, 2000), max_size=200))
 def test_no_more_guesses_pass_than_the_figures_say(pauses: list[float]):
     clock = Clock()

@@ -115,6 +115,10 @@ class _Counts:
         over = count.failures - self._rule.free
         return count.at + min(self._rule.wait_most, 2.0**over) if over > -1 else -math.inf
 
+    def left(self, due: float, now: float) -> float:
+        """How long it is until then: never longer than the longest wait, whatever sums of times are rounded to."""
+        return min(due - now, self._rule.wait_most)
+
     def add(self, count: _Count, now: float) -> None:
         """Count a failure, and forget what is past."""
         left = max(0.0, count.failures - (now - count.at) / self._rule.forget)
@@ -169,16 +173,16 @@ class SignInThrottle:
         of_address = self._addresses.get(address_key, now)
         due = self._addresses.due(of_address)
         if due > now:
-            raise SlowedDownError(due - now)
+            raise SlowedDownError(self._addresses.left(due, now))
         pair = self._pairs.get(pair_key, now)
         due = self._pairs.due(pair)
         if due > now:
-            raise SlowedDownError(due - now)
+            raise SlowedDownError(self._pairs.left(due, now))
         of_account = self._accounts.get(account_key, now)
         due = min(self._accounts.due(of_account), pair.promised)
         if due > now:
             pair.promised = due
-            raise SlowedDownError(due - now)
+            raise SlowedDownError(self._accounts.left(due, now))
         pair.promised = math.inf
         self._addresses.add(of_address, now)
         self._pairs.add(pair, now)
