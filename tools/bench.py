@@ -108,7 +108,8 @@ def kept_lines(program: Path) -> Path:
 def run_benchmark(program: Path, *, small: bool) -> list[str] | None:
     """Run one program, passing its lines on as they come; None if it failed."""
     command = [sys.executable, str(program), *(["--small"] if small else [])]
-    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    places = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
     lines: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ, cwd=ROOT) as process:
         assert process.stdout is not None

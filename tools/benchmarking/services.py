@@ -47,9 +47,11 @@ class BenchmarkServices:
             "ALLSOURCE_BOOTSTRAP_ADMIN_USERNAME": "admin",
             "ALLSOURCE_BOOTSTRAP_ADMIN_PASSWORD": self._password,
             # Many connections begin at once: on a slow machine the last of them takes its time, and that is measured.
-            "ALLSOURCE_GATEWAY__CONNECT_TIMEOUT_MS": "10000",
+            "ALLSOURCE_GATEWAY__CONNECT_TIMEOUT_MS": "60000",
         }
-        self.stack = Stack(path / "data", environ=environ, log_dir=path)
+        self.stack = Stack(
+            path / "data", environ=environ, log_dir=path, ready_timeout_seconds=120.0, stop_timeout_seconds=120.0
+        )
         self.token = ""
 
     def __enter__(self) -> Self:
