@@ -108,8 +108,7 @@ def kept_lines(program: Path) -> Path:
 def run_benchmark(program: Path, *, small: bool) -> list[str] | None:
     """Run one program, passing its lines on as they come; None if it failed."""
     command = [sys.executable, str(program), *(["--small"] if small else [])]
-    places = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(places)}
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     lines: list[str] = []
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environ, cwd=ROOT) as process:
         assert process.stdout is not None

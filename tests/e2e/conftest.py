@@ -15,11 +15,10 @@ PASSWORD = "a password for the tests only"
 MASTER_KEY = secrets.token_urlsafe(48)
 SECRET = secrets.token_urlsafe(48)
 GATEWAY_KEY = secrets.token_urlsafe(48)
-PATIENCE = Path(__file__).with_name("patience")
 PATIENT = {
     # A machine that stands still for a moment is no core that is away, and no client that does not read.
-    "PYTHONPATH": str(PATIENCE),
     "ALLSOURCE_GATEWAY__CONNECT_TIMEOUT_MS": "60000",
+    "ALLSOURCE_GATEWAY__INTROSPECT_TIMEOUT_MS": "60000",
     "ALLSOURCE_GATEWAY__WRITE_TIMEOUT_SECONDS": "300",
 }
 

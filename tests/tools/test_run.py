@@ -38,6 +38,7 @@ class Run:
                 "ALLSOURCE_GATEWAY__PORT": str(self.gateway_port),
                 # A machine that stands still for a moment is no core that is away.
                 "ALLSOURCE_GATEWAY__CONNECT_TIMEOUT_MS": "60000",
+                "ALLSOURCE_GATEWAY__INTROSPECT_TIMEOUT_MS": "60000",
                 **environ,
             },
             stdout=subprocess.PIPE,

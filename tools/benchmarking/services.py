@@ -48,6 +48,7 @@ class BenchmarkServices:
             "ALLSOURCE_BOOTSTRAP_ADMIN_PASSWORD": self._password,
             # Many connections begin at once: on a slow machine the last of them takes its time, and that is measured.
             "ALLSOURCE_GATEWAY__CONNECT_TIMEOUT_MS": "60000",
+            "ALLSOURCE_GATEWAY__INTROSPECT_TIMEOUT_MS": "60000",
         }
         self.stack = Stack(
             path / "data", environ=environ, log_dir=path, ready_timeout_seconds=120.0, stop_timeout_seconds=120.0

@@ -41,7 +41,6 @@ def patience():
     """
     with pytest.MonkeyPatch.context() as patience:
         patience.setattr(internal_client, "CoreClient", PatientCoreClient)
-        patience.setattr(internal_client, "_INTROSPECT_SECONDS", PATIENCE_SECONDS)
         patience.setattr(internal_client, "_CHANGES_SECONDS", PATIENCE_SECONDS)
         patience.setattr(core_client, "_PROBE_TIMEOUT_SECONDS", PATIENCE_SECONDS)
         patience.setattr(core_client, "_KEEPALIVE_SECONDS", PATIENCE_SECONDS)
@@ -66,7 +65,8 @@ async def start_gateway(core, patience):
     async def start(logging=None, **settings):
         [port] = free_ports(1)
         core_url = f"http://127.0.0.1:{core.port}"
-        settings = {"key": GATEWAY_KEY, "core_url": core_url, "connect_timeout_ms": 60_000, **settings}
+        waits = {"connect_timeout_ms": 60_000, "introspect_timeout_ms": 60_000}
+        settings = {"key": GATEWAY_KEY, "core_url": core_url, **waits, **settings}
         gateway = GatewaySettings(port=port, **settings)
         opened = open_gateway(ControlPlaneSettings(gateway=gateway, logging=logging or LoggingSettings()))
         entry = await opened.__aenter__()

@@ -34,6 +34,17 @@ class GatewaySettings(msgspec.Struct, frozen=True):
         int,
         Meta(ge=10, le=60_000, description="How long a connection to the core may take to open, in milliseconds."),
     ] = 500
+    introspect_timeout_ms: Annotated[
+        int,
+        Meta(
+            ge=10,
+            le=60_000,
+            description=(
+                "How long the core may take to say whose a credential is, in milliseconds; then the request is a 503. "
+                "What the core said before is believed for a second, whatever this is."
+            ),
+        ),
+    ] = 900
     response_timeout_seconds: Annotated[
         int,
         Meta(

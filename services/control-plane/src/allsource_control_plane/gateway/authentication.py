@@ -58,7 +58,7 @@ class Authenticator:
 
         Raises:
             ApiError: ``unauthorized``, ``bad_header`` or what else the core says of the credential;
-                ``core_unavailable`` within a second if it says nothing.
+                ``core_unavailable`` if it says nothing for `gateway.introspect_timeout_ms`.
         """
         key = self._digest(exchange.headers)
         principal = self._known.get(key)

@@ -26,9 +26,6 @@ __all__ = ["InternalClient", "KeyRefusedError"]
 _INTROSPECTIONS_MAX: Final = 32
 """Connections for introspection; each takes the core a fraction of a millisecond."""
 
-_INTROSPECT_SECONDS: Final = 0.9
-"""Whoever waits for it is to be told within a second that the core is away."""
-
 _CHANGES_WAIT_MS: Final = 300
 _CHANGES_SECONDS: Final = 1.0
 """What an answer tells is known for a second from when the question was sent. A core that has nothing to tell says so
@@ -55,11 +52,12 @@ class InternalClient:
     """Asks the core as a gateway. To be entered before use and left after it.
 
     Args:
-        settings: where the core is, and the key.
+        settings: where the core is, the key, and how long to wait for it.
     """
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._key = settings.key
+        self._introspect_seconds = settings.introspect_timeout_ms / 1000
         self._introspecting = CoreClient(msgspec.structs.replace(settings, max_connections=_INTROSPECTIONS_MAX))
         self._following = CoreClient(msgspec.structs.replace(settings, max_connections=1))
 
@@ -75,7 +73,7 @@ class InternalClient:
         await self._following.__aexit__(kind, error, traceback)
 
     async def introspect(self, credential: str, tenant: str | None, ids: RequestIds) -> Introspection:
-        """Whose a credential is. Takes at most 0.9 seconds.
+        """Whose a credential is. Takes at most `gateway.introspect_timeout_ms`.
 
         Args:
             credential: an access token or an API key.
@@ -93,7 +91,7 @@ class InternalClient:
             (TRACEPARENT_HEADER, ids.traceparent),
         ]
         try:
-            async with asyncio.timeout(_INTROSPECT_SECONDS):
+            async with asyncio.timeout(self._introspect_seconds):
                 try:
                     answer = await self._ask(self._introspecting, "POST", _INTROSPECT, b"", headers, body)
                 except CoreCallError as failure:
